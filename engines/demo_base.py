@@ -1,0 +1,222 @@
+"""The demo base: a diffusion model small enough to train, adapt and sample on two CPU cores.
+
+It exists so that the whole pipeline runs on a bare machine: 128 px pictures, 16x16x32 latents, 11 M parameters.
+Three parts travel in one safetensors file: `unet.*` (a UNet2DConditionModel), `codec.*` (patch PCA) and `text.*`
+(a closed-vocabulary encoder). `tools/` makes it from synthetic people; nobody real is in its data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+
+PIXELS = 128
+PATCH = 8
+LATENT_CHANNELS = 32
+TOKENS = 32
+WIDTH = 128
+FORMAT = "identity-lock-demo-base/1"
+
+# Channel counts are whole multiples of the first and every norm has 32 groups: ComfyUI's own UNet class can carry it.
+UNET_CONFIG: dict[str, Any] = dict(
+    sample_size=PIXELS // PATCH,
+    in_channels=LATENT_CHANNELS,
+    out_channels=LATENT_CHANNELS,
+    block_out_channels=(64, 128, 192),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    cross_attention_dim=WIDTH,
+    attention_head_dim=4,  # diffusers' name for the number of heads
+    norm_num_groups=32,
+)
+# Zero terminal SNR with trailing steps, so that the first step decides the light and the background from the prompt
+# alone (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed").
+SCHEDULE: dict[str, Any] = dict(
+    num_train_timesteps=1000,
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    prediction_type="sample",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    timestep_spacing="trailing",
+    rescale_betas_zero_snr=True,
+)
+
+
+class PatchPCA(nn.Module):
+    """A closed-form codec: each 8x8 patch is projected on its leading principal components.
+
+    encode: (N, 3, H, W) in [-1, 1] -> (N, 32, H/8, W/8); decode is its transpose. No gradient training: a trained
+    autoencoder of the same size lost the face.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Conv2d(3, LATENT_CHANNELS, PATCH, stride=PATCH)
+        self.decoder = nn.ConvTranspose2d(LATENT_CHANNELS, 3, PATCH, stride=PATCH, bias=False)
+        self.register_buffer("mean", torch.zeros(1, 3, PATCH, PATCH))
+        self.requires_grad_(False)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.encoder(pixels)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        tiled = self.get_buffer("mean").repeat(1, 1, latents.shape[2], latents.shape[3])
+        return (self.decoder(latents) + tiled).clamp(-1.0, 1.0)
+
+    @classmethod
+    def fit(cls, pixels: Tensor, *, whitened: int = 16, scale: float = 1.8) -> PatchPCA:
+        """pixels: (N, 3, H, W) in [-1, 1]. The first `whitened` components get unit variance times `scale`, the rest
+        keep their smaller share, so that noise reaches the fine detail first."""
+        codec = cls()
+        size = 3 * PATCH * PATCH
+        patches = pixels.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5)
+        flat = patches.reshape(-1, size).double()
+        mean = flat.mean(0)
+        centred = flat - mean
+        basis, variance, _ = torch.linalg.svd(centred.T @ centred / len(flat))
+        basis, deviation = basis[:, :LATENT_CHANNELS], variance[:LATENT_CHANNELS].sqrt()
+        gain = scale / torch.maximum(deviation, deviation[whitened - 1])
+        shape = (LATENT_CHANNELS, 3, PATCH, PATCH)
+        codec.encoder.weight.data = (basis * gain).T.reshape(shape).float().contiguous()
+        assert codec.encoder.bias is not None
+        codec.encoder.bias.data = (-(mean @ basis) * gain).float()
+        codec.decoder.weight.data = (basis / gain).T.reshape(shape).float().contiguous()
+        codec.get_buffer("mean").copy_(mean.reshape(1, 3, PATCH, PATCH).float())
+        return codec
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """ids, phrases: (T,) long; words the vocabulary lacks, in the order met."""
+
+    ids: Tensor
+    phrases: Tensor
+    unknown: tuple[str, ...]
+
+
+class PhraseEncoder(nn.Module):
+    """A closed-vocabulary text encoder: each word's embedding plus a projection of its phrase's mean.
+
+    Phrases are what commas separate, so that in "green background, red shirt" the word green knows its background.
+    """
+
+    PAD = 0
+    IGNORED = frozenset("a an and at from in is of on the to with".split())
+
+    def __init__(self, vocabulary: tuple[str, ...]) -> None:
+        super().__init__()
+        self.vocabulary = tuple(vocabulary)
+        self._index = {word: i + 1 for i, word in enumerate(self.vocabulary)}
+        self.words = nn.Embedding(len(self.vocabulary) + 1, WIDTH)
+        self.phrase = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def tokenise(self, prompt: str) -> Tokens:
+        ids: list[int] = []
+        phrases: list[int] = []
+        unknown: list[str] = []
+        for number, phrase in enumerate(prompt.lower().split(",")):
+            for word in re.findall(r"[a-z0-9]+", phrase):
+                if word in self.IGNORED:
+                    continue
+                if word not in self._index:
+                    unknown.append(word)
+                    continue
+                ids.append(self._index[word])
+                phrases.append(number)
+        ids, phrases = ids[:TOKENS], phrases[:TOKENS]
+        short = TOKENS - len(ids)
+        last = phrases[-1] + 1 if phrases else 0
+        return Tokens(
+            torch.tensor(ids + [self.PAD] * short),
+            torch.tensor([min(p, TOKENS - 1) for p in phrases] + [min(last, TOKENS - 1)] * short),
+            tuple(dict.fromkeys(unknown)),
+        )
+
+    def forward(self, ids: Tensor, phrases: Tensor) -> Tensor:
+        """ids, phrases: (N, T) long -> (N, T, 128)."""
+        words = self.words(ids)
+        member = nn.functional.one_hot(phrases, TOKENS).to(words.dtype)
+        count = member.sum(1).clamp(min=1.0)
+        means = torch.einsum("ntp,ntd->npd", member, words) / count[..., None]
+        return self.norm(words + self.phrase(torch.einsum("ntp,npd->ntd", member, means)))
+
+    def encode(self, prompt: str) -> tuple[Tensor, tuple[str, ...]]:
+        """(1, T, 128) and the words that were left out because the vocabulary lacks them."""
+        tokens = self.tokenise(prompt)
+        return self(tokens.ids[None].to(self.words.weight.device), tokens.phrases[None].to(self.words.weight.device)), (
+            tokens.unknown
+        )
+
+
+@dataclass
+class DemoBase:
+    """The three modules, in float32 and in evaluation mode, and what the file says of itself."""
+
+    unet: UNet2DConditionModel
+    codec: PatchPCA
+    text: PhraseEncoder
+    metadata: dict[str, str]
+
+
+def new_unet() -> UNet2DConditionModel:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**UNET_CONFIG)
+
+
+def new_scheduler() -> DDIMScheduler:
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(**SCHEDULE)
+
+
+def save_demo_base(base: DemoBase, path: Path) -> None:
+    """One safetensors file: the UNet and the text encoder in float16, the codec in float32."""
+    from safetensors.torch import save_file
+
+    state: dict[str, Tensor] = {}
+    for prefix, module, dtype in (
+        ("unet", base.unet, torch.float16),
+        ("text", base.text, torch.float16),
+        ("codec", base.codec, torch.float32),
+    ):
+        state |= {f"{prefix}.{k}": v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
+    metadata = base.metadata | {"format": FORMAT, "vocabulary": json.dumps(base.text.vocabulary)}
+    save_file(state, str(path), metadata=metadata)
+
+
+def load_demo_base(path: Path) -> DemoBase:
+    """Raises CheckpointError for a file that is missing, damaged or not a demo base."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"The demo base is not at {path}; restore it from the repository (git checkout).")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise CheckpointError(f"The demo base {path} is damaged ({error}); restore it from the repository.") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a demo base of format {FORMAT}; give a file that tools/ made.")
+    base = DemoBase(new_unet(), PatchPCA(), PhraseEncoder(tuple(json.loads(metadata["vocabulary"]))), metadata)
+    for prefix, module in (("unet", base.unet), ("text", base.text), ("codec", base.codec)):
+        part = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
+        module.load_state_dict(part)
+        module.requires_grad_(False).eval()
+    return base

@@ -1,0 +1,91 @@
+"""LoRA files: UNet only, safetensors, in the kohya layout.
+
+Of the layouts in use this one loads, with no unmatched key, both in stock ComfyUI and in diffusers'
+`load_lora_weights`, and can name attention, feed-forward and convolution layers alike:
+`lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`. Some readers ignore alpha, so the scale alpha/rank is
+folded into lora_up and the alpha written equals the rank: every reader multiplies by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..safety.atomic import replacing
+
+DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """tensors: the file's own, CPU. metadata: strings, as safetensors keeps them."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Over names and values, so that the same adapter has the same hash in memory and on disk."""
+        digest = hashlib.sha256()
+        for key in sorted(self.tensors):
+            tensor = self.tensors[key].detach().cpu().contiguous()
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def modules(self) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+        """(key without suffix, down, up, scale) of each adapted layer; the weight change is scale * up @ down."""
+        for key, down in self.tensors.items():
+            if key.endswith(DOWN):
+                stem = key[: -len(DOWN)]
+                rank = down.shape[0]
+                alpha = self.tensors.get(stem + ALPHA)
+                yield stem, down, self.tensors[stem + UP], 1.0 if alpha is None else float(alpha) / rank
+
+
+def weight_change(down: Tensor, up: Tensor, scale: float) -> Tensor:
+    """The dense change of a linear (out, in) or convolution (out, in, k, k) weight, float32."""
+    down, up = down.float(), up.float()
+    if down.ndim == 2:
+        return scale * (up @ down)
+    flat = up.flatten(1) @ down.flatten(1)
+    return scale * flat.view(up.shape[0], *down.shape[1:])
+
+
+def write_lora(lora: LoraWeights, path: Path) -> Path:
+    """Written under a temporary name and renamed: a reader never sees half a file. Raises OutputError."""
+    from safetensors.torch import save
+
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(dict(lora.tensors), metadata=dict(lora.metadata)))
+    return path
+
+
+def read_lora(path: Path) -> LoraWeights:
+    """Raises CheckpointError for a file that is missing, damaged or no LoRA in this layout."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"There is no LoRA at {path}; train one first or give another path.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}); train it again or copy it again."
+        ) from error
+    stems = {key[: -len(DOWN)] for key in tensors if key.endswith(DOWN)}
+    if not stems or any(stem + UP not in tensors for stem in stems):
+        raise CheckpointError(
+            f"{path} holds no LoRA in the kohya layout (lora_down / lora_up pairs); give one that this pack trained."
+        )
+    return LoraWeights(path.stem, tensors, metadata)

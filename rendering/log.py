@@ -1,0 +1,115 @@
+"""The render log: what was asked, with which models and seeds, and the drift that came of it; one JSON line a render."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import OutputError
+from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
+from ..identity.identity import Identity
+from ..safety.provenance import write_png
+
+
+@dataclass(frozen=True)
+class Meters:
+    """The two recognisers: `selection` may choose seeds and blends; `reporting` never does and is told beside it."""
+
+    selection: DriftMeter
+    reporting: DriftMeter | None = None
+
+    @classmethod
+    def of(cls, identity: Identity, models_dir: Any = None) -> Meters:
+        return cls(*identity.meters(models_dir))
+
+    def report(self, image: np.ndarray) -> Drift | None:
+        return None if self.reporting is None else self.reporting.measure_one(image)
+
+
+@dataclass(frozen=True)
+class RenderRecord:
+    """One render. drift is by `recogniser`, which may have chosen it; report_drift by one that was never consulted.
+
+    passes: name -> {prompt, negative, strength, cfg, denoise, steps, sampler, scheduler, ...}, in the order run.
+    models: role -> {name, sha256}. locked: drift at or below the threshold.
+    """
+
+    kind: str
+    seed: int
+    passes: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Mapping[str, str]]
+    identity: str
+    consent: str
+    drift: float
+    detected: bool
+    recogniser: str
+    report_drift: float | None
+    report_recogniser: str | None
+    locked: bool
+    composite: bool = False
+    threshold: float = LOCK_THRESHOLD
+    space: str = "raw cosine"
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("identity_lock", "torch", "diffusers", "peft", "onnxruntime", "onnxruntime-gpu", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class RenderLog:
+    """Writes pictures with their records inside, and the same records as lines of `renders.jsonl` beside them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(
+                f"The output folder {folder} cannot be made ({error.strerror}); give one that you may write."
+            ) from error
+
+    def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
+        """The PNG first, then its line: a line always has its picture. Raises OutputError."""
+        path = self.folder / f"{name}.png"
+        data = asdict(record)
+        write_png(image, path, data, composite=record.composite)
+        try:
+            with open(self.folder / "renders.jsonl", "a", encoding="utf-8") as lines:
+                lines.write(json.dumps({"file": path.name} | data) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
+            ) from error
+        return path
+
+
+def outcome(drift: Drift, report: Drift | None, threshold: float = LOCK_THRESHOLD) -> dict[str, Any]:
+    """The fields of a RenderRecord that say how it came out."""
+    return dict(
+        drift=drift.value,
+        detected=drift.detected,
+        recogniser=drift.recogniser,
+        report_drift=None if report is None else report.value,
+        report_recogniser=None if report is None else report.recogniser,
+        locked=drift.locked(threshold),
+        threshold=threshold,
+    )

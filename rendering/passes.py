@@ -1,0 +1,81 @@
+"""One sampling pass as data, and how it runs on an Engine. The passes of every mode are made of these."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..engines.lora_file import LoraWeights
+from ..engines.protocol import Engine, SampleRequest
+from ..safety.prompt import require_allowed
+
+
+@dataclass(frozen=True)
+class PassSpec:
+    """prompt, negative: text. strength: of the LoRA (never called alpha, which is the training term). denoise: (0, 1],
+    outside the face; face_denoise: the same inside the face mask, None for no difference. Sizes in pixels."""
+
+    prompt: str
+    negative: str = ""
+    strength: float = 1.0
+    cfg: float = 5.8
+    steps: int = 24
+    sampler: str = "dpmpp_2m"
+    scheduler: str = "karras"
+    denoise: float = 1.0
+    face_denoise: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_pass(
+    engine: Engine,
+    spec: PassSpec,
+    seed: int,
+    size: tuple[int, int],
+    lora: LoraWeights | None,
+    *,
+    start: np.ndarray | None = None,
+    face_mask: np.ndarray | None = None,
+) -> np.ndarray:
+    """A uint8 RGB picture (height, width, 3). size: (width, height).
+
+    start: the picture to begin from, of that size. face_mask: float32 (height, width), 1 on the face.
+    Raises PromptRefused for a prompt that the guard refuses.
+    """
+    require_allowed(spec.prompt)
+    width, height = size
+    init = mask = None
+    if start is not None:
+        init = engine.encode_images([start])
+        if face_mask is not None and spec.face_denoise is not None:
+            mask = soft_latent_mask(face_mask, spec.face_denoise / spec.denoise, engine.latent_factor)
+    request = SampleRequest(
+        positive=engine.encode_prompt(spec.prompt),
+        negative=engine.encode_prompt(spec.negative),
+        seeds=(seed,),
+        width=width,
+        height=height,
+        steps=spec.steps,
+        cfg=spec.cfg,
+        sampler=spec.sampler,
+        scheduler=spec.scheduler,
+        denoise=spec.denoise if init is not None else 1.0,
+        init=init,
+        mask=mask,
+        lora=lora,
+        strength=spec.strength,
+    )
+    return engine.decode_latents(engine.sample(request).latents)[0]
+
+
+def soft_latent_mask(face_mask: np.ndarray, face_share: float, factor: int) -> Tensor:
+    """(1, 1, h, w): 1 off the face, `face_share` of the run on it, between in between."""
+    weights = torch.from_numpy(face_mask.astype(np.float32))[None, None]
+    pooled = torch.nn.functional.avg_pool2d(weights, factor)
+    return 1.0 - (1.0 - min(1.0, face_share)) * pooled

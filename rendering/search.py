@@ -1,0 +1,363 @@
+"""Drift seed search (paper, section 4): render many seeds, measure each, fix the best.
+
+Cost is saved by looking at previews: each sampling step predicts the finished picture, whose drift ranks the final one
+well. At each rung of a ladder only the best share of the previews goes on (successive halving, Jamieson & Talwalkar
+2016). Whether previews can be trusted is measured in the same run: control seeds are rendered in full, and pruning
+starts only once early and final drift of those agree in rank. Controls are also the honest, unpruned distribution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..engines.lora_file import LoraWeights
+from ..engines.protocol import Engine, SampleRequest, StepView
+from ..errors import OutputError, RenderError
+from ..identity.drift import LOCK_THRESHOLD
+from ..identity.identity import Identity
+from ..safety.prompt import require_allowed
+from .log import Meters, RenderLog, RenderRecord, outcome
+from .passes import PassSpec
+
+JOURNAL_NAME = "seeds.jsonl"
+SEED_LIMIT = 2**64
+
+
+@dataclass(frozen=True)
+class Rung:
+    """at: share of the steps after which previews are measured; keep: share of them, the best, that goes on."""
+
+    at: float
+    keep: float
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """count seeds from first_seed on. control: how many of them are always rendered in full, first of all.
+    min_correlation: Spearman's rho between preview and final drift, over the full renders, below which nothing is
+    pruned. stop_after_locked: end as soon as so many seeds are locked; None searches them all."""
+
+    render: PassSpec
+    first_seed: int = 1187891159
+    count: int = 64
+    batch: int = 8
+    control: int = 8
+    rungs: tuple[Rung, ...] = (Rung(0.25, 0.30), Rung(0.50, 0.40))
+    min_correlation: float = 0.4
+    stop_after_locked: int | None = None
+    threshold: float = LOCK_THRESHOLD
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.batch < 1 or not 0 <= self.first_seed <= SEED_LIMIT - self.count:
+            raise RenderError(
+                f"The seed range of {self.count} seeds from {self.first_seed} in batches of {self.batch} is empty or "
+                "leaves 0 .. 2^64-1; give at least one seed and a smaller first seed."
+            )
+        if any(not 0.0 < r.at < 1.0 or not 0.0 < r.keep <= 1.0 for r in self.rungs):
+            raise RenderError("Each rung of the search needs `at` inside (0, 1) and `keep` in (0, 1].")
+
+    @property
+    def seeds(self) -> range:
+        return range(self.first_seed, self.first_seed + self.count)
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """One seed. drift: of the finished picture, None where it was pruned. previews: one drift a rung reached, None where
+    the preview showed no face yet. dropped_at: the rung that pruned it. full: it was never at risk of being pruned."""
+
+    seed: int
+    drift: float | None
+    detected: bool
+    report_drift: float | None
+    previews: tuple[float | None, ...]
+    dropped_at: int | None
+    full: bool
+    file: str | None
+
+    @property
+    def finished(self) -> bool:
+        return self.drift is not None
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """results: in the order of the seeds. correlations: a rung's Spearman rho over the full renders, None while unknown.
+    cost: row steps computed over those of rendering every seed looked at in full."""
+
+    results: tuple[SeedResult, ...]
+    correlations: tuple[float | None, ...]
+    cost: float
+    folder: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def finished(self) -> list[SeedResult]:
+        """Best first; ties keep the order of the seeds."""
+        return sorted((r for r in self.results if r.finished), key=lambda r: (r.drift, r.seed))
+
+    @property
+    def best(self) -> SeedResult:
+        return self.finished[0]
+
+    @property
+    def full(self) -> list[SeedResult]:
+        """The renders that no preview selected: the honest distribution."""
+        return [r for r in self.results if r.full and r.finished]
+
+
+@dataclass(frozen=True)
+class SearchProgress:
+    done: int
+    total: int
+    best: SeedResult | None
+
+
+def search_seeds(
+    engine: Engine,
+    lora: LoraWeights | None,
+    identity: Identity,
+    meters: Meters,
+    spec: SearchSpec,
+    size: tuple[int, int],
+    folder: Path,
+    *,
+    on_progress: Callable[[SearchProgress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> SearchReport:
+    """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
+    with the seeds that are missing. Raises PromptRefused, RenderError (a journal of another search), OutputError."""
+    require_allowed(spec.render.prompt)
+    journal = _Journal(folder, _fingerprint(engine, lora, identity, spec, size))
+    search = _Search(engine, lora, identity, meters, spec, size, journal)
+    for batch, full in search.batches():
+        if should_stop():
+            raise SearchStopped(
+                f"The seed search stopped after {len(journal.results)} of {spec.count} seeds; they are kept in "
+                f"{folder}, and the same search started again goes on from there."
+            )
+        search.run_batch(batch, full)
+        if on_progress is not None:
+            on_progress(SearchProgress(len(journal.results), spec.count, search.best))
+        if spec.stop_after_locked is not None and search.locked >= spec.stop_after_locked:
+            break
+    if not any(r.finished for r in journal.results.values()):
+        raise RenderError("The seed search finished no seed; give it more seeds or rungs that keep more.")
+    return search.report()
+
+
+class SearchStopped(RenderError):
+    """The user asked to stop: what is finished is in the journal."""
+
+
+class _Search:
+    def __init__(
+        self,
+        engine: Engine,
+        lora: LoraWeights | None,
+        identity: Identity,
+        meters: Meters,
+        spec: SearchSpec,
+        size: tuple[int, int],
+        journal: _Journal,
+    ) -> None:
+        self.engine, self.lora, self.identity, self.meters = engine, lora, identity, meters
+        self.spec, self.size, self.journal = spec, size, journal
+        self.positive = engine.encode_prompt(spec.render.prompt)
+        self.negative = engine.encode_prompt(spec.render.negative)
+        self.row_steps = journal.row_steps
+        # the preview drifts that set each rung's cut: of every row that reached the rung, in the order met
+        self.rungs_at = [max(1, round(r.at * spec.render.steps)) for r in spec.rungs]
+
+    @property
+    def results(self) -> list[SeedResult]:
+        return [self.journal.results[s] for s in self.spec.seeds if s in self.journal.results]
+
+    @property
+    def best(self) -> SeedResult | None:
+        finished = [r for r in self.results if r.finished]
+        return min(finished, key=lambda r: (r.drift, r.seed)) if finished else None
+
+    @property
+    def locked(self) -> int:
+        return sum(r.finished and r.drift is not None and r.drift <= self.spec.threshold for r in self.results)
+
+    def batches(self) -> Iterator[tuple[list[int], bool]]:
+        """(seeds, rendered in full): controls first; after them, full as long as previews cannot be trusted."""
+        seeds = list(self.spec.seeds)
+        for part, control in ((seeds[: self.spec.control], True), (seeds[self.spec.control :], False)):
+            missing = [s for s in part if s not in self.journal.results]
+            for start in range(0, len(missing), self.spec.batch):
+                yield missing[start : start + self.spec.batch], control or not self.trusted()
+
+    def trusted(self) -> bool:
+        if not self.spec.rungs:
+            return False
+        return all(rho is not None and rho >= self.spec.min_correlation for rho in self.correlations())
+
+    def correlations(self) -> tuple[float | None, ...]:
+        from scipy.stats import spearmanr
+
+        values: list[float | None] = []
+        for rung in range(len(self.spec.rungs)):
+            pairs = [
+                (r.previews[rung], r.drift)
+                for r in self.results
+                if r.full and r.detected and len(r.previews) > rung and r.previews[rung] is not None
+            ]
+            rho = float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) >= 5 else math.nan
+            values.append(None if math.isnan(rho) else rho)
+        return tuple(values)
+
+    def cut(self, rung: int) -> float:
+        """The preview drift up to which a row goes on from this rung: a quantile of those that came as far."""
+        reached = [
+            r.previews[rung]
+            for r in self.results
+            if len(r.previews) > rung and r.previews[rung] is not None and self._would_reach(r, rung)
+        ]
+        return float(np.quantile(np.array(reached, float), self.spec.rungs[rung].keep)) if reached else math.inf
+
+    def _would_reach(self, result: SeedResult, rung: int) -> bool:
+        if not result.full:
+            return True
+        return all(p is None or p <= self.cut(i) for i, p in enumerate(result.previews[:rung]))
+
+    def run_batch(self, seeds: list[int], full: bool) -> None:
+        previews: dict[int, list[float | None]] = {row: [] for row in range(len(seeds))}
+        dropped: dict[int, int] = {}
+        cuts = [math.inf if full else self.cut(i) for i in range(len(self.spec.rungs))]
+
+        def look(view: StepView) -> list[int] | None:
+            self.row_steps += len(view.rows)
+            if view.step not in self.rungs_at or view.step == view.total:
+                return None
+            rung = self.rungs_at.index(view.step)
+            drifts = self.meters.selection.measure(self.engine.decode_latents(view.x0))
+            keep = []
+            for row, drift in zip(view.rows, drifts, strict=True):
+                value = drift.value if drift.detected else None
+                previews[row].append(value)
+                if value is None or value <= cuts[rung]:  # no face in a preview is unknown, not bad
+                    keep.append(row)
+                else:
+                    dropped[row] = rung
+            return keep
+
+        render = self.spec.render
+        result = self.engine.sample(
+            SampleRequest(
+                positive=self.positive,
+                negative=self.negative,
+                seeds=tuple(seeds),
+                width=self.size[0],
+                height=self.size[1],
+                steps=render.steps,
+                cfg=render.cfg,
+                sampler=render.sampler,
+                scheduler=render.scheduler,
+                lora=self.lora,
+                strength=render.strength,
+            ),
+            look,
+        )
+        images = dict(zip(result.rows, self.engine.decode_latents(result.latents), strict=True))
+        for row, seed in enumerate(seeds):
+            self._finish(seed, tuple(previews[row]), images.get(row), dropped.get(row), full)
+
+    def _finish(
+        self, seed: int, previews: tuple[float | None, ...], image: np.ndarray | None, rung: int | None, full: bool
+    ) -> None:
+        if image is None:
+            result = SeedResult(seed, None, False, None, previews, rung, full, None)
+        else:
+            drift, report = self.meters.selection.measure_one(image), self.meters.report(image)
+            record = RenderRecord(
+                kind="seed_search",
+                seed=seed,
+                passes={"anchor": self.spec.render.describe()},
+                models={"base": {"name": self.engine.card.name, "sha256": self.engine.card.sha256}}
+                | ({} if self.lora is None else {"lora": {"name": self.lora.name, "sha256": self.lora.sha256}}),
+                identity=self.identity.name,
+                consent=self.identity.consent,
+                **outcome(drift, report, self.spec.threshold),
+            )
+            path = self.journal.log.write(image, f"seed_{seed}", record)
+            value = None if report is None else report.value
+            result = SeedResult(seed, drift.value, drift.detected, value, previews, None, full, path.name)
+        self.journal.add(result, self.row_steps)
+
+    def report(self) -> SearchReport:
+        results = tuple(self.results)
+        notes = []
+        rhos = self.correlations()
+        if self.spec.rungs and not self.trusted():
+            notes.append(
+                "Previews were not trusted in this run (rank correlation "
+                f"{', '.join('unknown' if r is None else f'{r:.2f}' for r in rhos)}); every seed was rendered in full."
+            )
+        cost = self.row_steps / (len(results) * self.spec.render.steps)
+        return SearchReport(results, rhos, cost, str(self.journal.folder), tuple(notes))
+
+
+class _Journal:
+    """One JSON line a seed, appended as each result comes; the first line says which search it belongs to."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder, self.path = folder, folder / JOURNAL_NAME
+        self.log = RenderLog(folder)
+        self.results: dict[int, SeedResult] = {}
+        self.row_steps = 0
+        lines = self._read()
+        if not lines:
+            self._append({"search": fingerprint}, fresh=True)
+        elif lines[0].get("search") != fingerprint:
+            raise RenderError(
+                f"{self.path} belongs to a search with other settings, another model, LoRA or identity; "
+                "give another folder, or delete this one to start afresh."
+            )
+        for line in lines[1:]:
+            self.row_steps = line.pop("row_steps")
+            line["previews"] = tuple(line["previews"])
+            self.results[line["seed"]] = SeedResult(**line)
+
+    def _read(self) -> list[dict[str, Any]]:
+        """A last line that a kill cut short is dropped; its seed is rendered again."""
+        if not self.path.is_file():
+            return []
+        whole = self.path.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        lines = [json.loads(line) for line in whole.decode().splitlines()]
+        if whole and self.path.stat().st_size != len(whole):
+            with open(self.path, "rb+") as file:
+                file.truncate(len(whole))
+        return lines
+
+    def add(self, result: SeedResult, row_steps: int) -> None:
+        self.results[result.seed] = result
+        self._append(asdict(result) | {"row_steps": row_steps})
+
+    def _append(self, line: dict[str, Any], *, fresh: bool = False) -> None:
+        try:
+            with open(self.path, "w" if fresh else "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(f"The journal {self.path} cannot be written ({error.strerror}); free some space.") from error
+
+
+def _fingerprint(
+    engine: Engine, lora: LoraWeights | None, identity: Identity, spec: SearchSpec, size: tuple[int, int]
+) -> str:
+    """Of what a seed's picture and drift depend on; the number of seeds may grow from one run to the next."""
+    kept = {k: v for k, v in asdict(spec).items() if k not in ("count", "batch", "stop_after_locked", "control")}
+    parts = [json.dumps(kept, sort_keys=True), engine.card.sha256, lora.sha256 if lora else "", str(size)]
+    parts += [identity.embeddings[identity.selection].vector.tobytes().hex()]
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

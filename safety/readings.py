@@ -1,0 +1,192 @@
+"""Every way in which a text encoder, a wildcard expander or a reader may read one prompt.
+
+The prompt guard compares words; this module makes them. `fold` undoes Unicode disguises, `expansions` undoes prompt
+syntax (weights, alternatives, comments), and `tokens` undoes spelling (leetspeak, masks, repeated letters).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+MAX_EXPANSIONS = 400
+_DEEPEST_NESTING = 40
+
+# Look-alikes that Unicode does not fold by itself. Letters of other scripts that are not here make a text unreadable.
+_LOOKALIKES = str.maketrans(
+    dict(
+        zip(
+            "аАвВгеЕёЁіІїЇјЈкКмМнНоОпрРсСтТуУхХѕЅһԁԛԝьзЗ",
+            "aabbreeeeiiiijjkkmmhhoonppccttyyxxsshdqwb33",
+            strict=True,
+        )
+    )
+    | dict(zip("αΑβΒγεΕζΖηΗιΙκΚλμΜνΝοΟρΡσςτΤυΥχΧωΩ", "aabbyeezznhiikklumvnooppsottuyxxwo", strict=True))
+)
+_LATIN_BY_NAME = re.compile(
+    r"LATIN (?:SMALL |CAPITAL |LETTER |LIGATURE )*(?:SCRIPT |OPEN |TURNED |REVERSED |CLOSED )*([A-Z]{1,2})"
+    r"(?: WITH .*)?$"
+)
+_LATIN_NAMED = {
+    **{"DOTLESS I": "i", "ALPHA": "a", "TURNED ALPHA": "a", "ENG": "n", "ESH": "s", "EZH": "z"},
+    **{"SHARP S": "ss", "THORN": "th", "ETH": "d"},
+}
+_ENCLOSED = ((0x1F150, 26), (0x1F170, 26), (0x1F1E6, 26))
+_BLANK_BUT_NOT_SPACE = {0x115F, 0x1160, 0x3164, 0xFFA0, 0x2800}
+
+_LEET = str.maketrans("0134578926@$!|+€£¢", "oieastbgzbasiitelc")
+_LEET_L = str.maketrans("01345789@$!|+€£¢", "oleastbgasiltelc")
+_SYMBOLS_IN_WORDS = "@$!|+€£¢*#"
+_CHUNK = re.compile(r"[a-z0-9@$!|+€£¢*#']+")
+
+
+def fold(text: str) -> str:
+    """`text` with the Unicode disguises taken off: entities, width and font variants, accents, look-alike letters.
+
+    Zero-width and other invisible characters vanish. Capitals stay, because camelCase parts words. Letters that are
+    still outside a to z after this are left for `unreadable` to name.
+    """
+    # Text encoders' own cleaning may unescape twice.
+    text = html.unescape(html.unescape(text))
+    text = unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)
+    text = "".join(_folded(character) for character in unicodedata.normalize("NFKD", text))
+    return re.sub(r"[^\S\n]+", " ", text)
+
+
+@cache
+def _folded(character: str) -> str:
+    point, category = ord(character), unicodedata.category(character)
+    if point < 128:
+        return character if character.isprintable() or character.isspace() else ""
+    if category in {"Mn", "Me", "Cf", "Cc", "Cn", "Co", "Lm"} or point in _BLANK_BUT_NOT_SPACE:
+        return ""
+    for start, length in _ENCLOSED:
+        if start <= point < start + length:
+            return chr(ord("a") + point - start)
+    if category.startswith("Z"):
+        return " "
+    if category.startswith("L"):
+        name = unicodedata.name(character, "")
+        for ending, letter in _LATIN_NAMED.items():
+            if name.startswith("LATIN") and name.endswith(" " + ending):
+                return letter
+        found = _LATIN_BY_NAME.match(name)
+        if found:
+            return found[1].lower()
+        return character.lower() if character.isupper() else character
+    if category == "Nd":
+        return str(unicodedata.digit(character))
+    return {"’": "'", "‘": "'", "´": "'", "×": "x"}.get(character, character)
+
+
+def unreadable(text: str) -> str | None:
+    """The first word of `text` with letters that are not Latin, or None. A lone Greek letter (a symbol) is let pass."""
+    for word in re.findall(r"\w+", unicodedata.normalize("NFKC", text)):
+        word = word.removeprefix("\N{GREEK SMALL LETTER MU}")  # micrometres
+        letters = [c for c in word if c.isalpha() and unicodedata.category(c) != "Lm"]
+        # A look-alike is no reason to pass: only a letter named LATIN is one that the guard reads.
+        foreign = [c for c in letters if not unicodedata.name(c, "").startswith("LATIN")]
+        lone_symbol = len(letters) == 1 and foreign and unicodedata.name(foreign[0], "").startswith("GREEK")
+        if foreign and not lone_symbol:
+            return word
+        if any(not (c.isascii() or fold(c).isascii()) for c in letters if c not in foreign):
+            return word
+    return None
+
+
+def expansions(text: str) -> list[str] | None:
+    """Every text that weights, comments and alternatives in `text` can turn into; None if there are too many to check.
+
+    Handles `(word:1.3)`, `nak(ed:1.1)`, `{a|b}`, `[a|b]`, `[from:to:0.5]`, `{2$$a|b}`, `/* */`, `//`, BREAK and escaped
+    brackets. Each text comes once with its brackets closed up and once with spaces in their place.
+    """
+    sources = {text, re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)}
+    found: dict[str, None] = {}
+    for source in sources:
+        source = source.replace("\\", "")
+        source = re.sub(r"\b(?:BREAK|AND)\b", " ", source)
+        source = re.sub(r"\d{0,2}(?:-\d{1,2})?\$\$(?:[^{}|$]{0,9}\$\$)?", "", source)
+        source = re.sub(r"(?<=[{|])\s?\d{0,3}\.?\d{1,3}::", "", source)
+        source = re.sub(r":[ ]?[-+]?\d{0,3}\.?\d{1,9}[ ]?(?=[)\]}>])", "", source)
+        choices = _choices(source)
+        if choices is None:
+            return None
+        for choice in [*choices, source]:
+            for brackets in ("", " "):
+                found[re.sub(r"[(){}\[\]<>]", brackets, choice)] = None
+    return list(found)
+
+
+def _choices(text: str) -> list[str] | None:
+    done: dict[str, None] = {}
+    plain_brackets = r"[({\[]([^(){}\[\]|:]*)[)}\]]"
+    for _ in range(_DEEPEST_NESTING):
+        text, replaced = re.subn(plain_brackets, r"\1", text)
+        if not replaced:
+            break
+    waiting = [text]
+    while waiting:
+        current = waiting.pop()
+        # Innermost brackets first, so nesting needs no parser.
+        match = re.search(r"[{(\[]([^{}()\[\]]*\|[^{}()\[\]]*)[)\]}]", current) or re.search(
+            r"\[([^{}()\[\]:]*:[^{}()\[\]:]*)\]", current
+        )
+        if match is None:
+            done[current] = None
+        else:
+            options = re.split(r"[|:]", match[1])
+            waiting.extend(current[: match.start()] + option + current[match.end() :] for option in options)
+        if len(done) + len(waiting) > MAX_EXPANSIONS:
+            return None
+    return list(done)
+
+
+@dataclass(frozen=True)
+class Token:
+    """One word as written, and everything it may be read as."""
+
+    written: str
+    forms: frozenset[str]
+    joinable: tuple[str, ...]
+    """The spellings that count when neighbouring tokens are run together."""
+
+
+def tokens(text: str) -> list[Token]:
+    """The words of a folded text in order, each with its readings."""
+    text = re.sub(r"\b([a-zA-Z])[\s-](shirts?|ray|rays)\b", r"\1\2", text)
+    return [_token(written) for written in _CHUNK.findall(text.lower()) if written.strip("'*#!|+")]
+
+
+def spacings(text: str) -> list[str]:
+    """`text` with other ideas too of where words end: at a capital ("NakedWoman"), at a sign ("woman!naked")."""
+    camel = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text)
+    return list(dict.fromkeys((text, camel, re.sub(f"[{re.escape(_SYMBOLS_IN_WORDS)}]", " ", text))))
+
+
+@lru_cache(maxsize=4096)
+def _token(written: str) -> Token:
+    bare = written.strip("'")
+    # "woman's" may be two words, "n'a'k'e'd" is one.
+    contracted = re.sub(r"'(?:re|ll|ve|d|m|s)$", "", bare) if bare.count("'") == 1 else bare
+    spellings = {contracted.replace("'", ""), bare.replace("'", "")}
+    # "naked!" ends in punctuation, "n!pple" holds a letter: read the ends both ways.
+    spellings |= {s.strip(_SYMBOLS_IN_WORDS) for s in spellings}
+    forms: set[str] = set()
+    for spelling in spellings:
+        forms.add(spelling)
+        if re.search(r"[a-z]", spelling) or re.search(r"[@$!|+€£¢]", spelling):
+            forms |= {spelling.translate(_LEET), spelling.translate(_LEET_L)}
+            forms.add(spelling.strip("0123456789"))
+            forms.add(spelling.strip("0123456789").translate(_LEET))
+    letters = {f for f in forms if re.fullmatch(r"[a-z]+", f)}
+    for form in letters:
+        forms |= {re.sub(r"(.)\1{2,}", r"\1", form), re.sub(r"(.)\1{2,}", r"\1\1", form)}
+        if len(form) > 5:
+            forms.add(re.sub(r"(.)\1+", r"\1", form))
+    forms.discard("")
+    plain = contracted.replace("'", "").strip("*#")
+    joinable = dict.fromkeys((plain, plain.translate(_LEET), plain.translate(_LEET_L)))
+    return Token(written, frozenset(forms), tuple(j for j in joinable if j))

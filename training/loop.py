@@ -1,0 +1,303 @@
+"""The training run: four phases, each ended by its budget or by the plateau test; the LoRA kept is the best by identity."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..engines.lora_file import LoraWeights
+from ..engines.protocol import Conditioning, Engine, TrainableDenoiser
+from ..errors import TrainingError
+from ..identity.drift import DriftMeter
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
+from .lora import Adapter, adapted
+from .losses import huber_delta, loss_map, masked_mean
+from .optimizers import make_optimizer, warmup_factor
+from .phases import PhaseSpec, TrainingPlan
+from .plateau import PlateauDetector
+from .probes import DenoisingProbe, IdentityProbe
+from .report import PhaseReport, Progress, TrainingReport
+from .training_set import TrainingSet
+
+CHECKPOINT_NAME = "training.safetensors"
+
+
+class TrainingStopped(TrainingError):
+    """The user asked to stop: the checkpoint is written, and the same call goes on from it."""
+
+
+@dataclass
+class _Position:
+    """Where a run stands; everything in it goes into the checkpoint."""
+
+    step: int = 0  # optimizer steps done
+    phase: int = 0
+    phase_step: int = 0
+    delta: float | None = None  # Huber's, measured when its phase began
+
+
+def train(
+    engine: Engine,
+    data: TrainingSet,
+    meter: DriftMeter,
+    plan: TrainingPlan,
+    folder: Path,
+    *,
+    name: str = "identity",
+    size: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[LoraWeights, TrainingReport]:
+    """Trains a LoRA on `data` and returns the one with the lowest identity drift, and the report of the run.
+
+    meter: the selection recogniser. size: side in pixels of the identity probe's renders. folder: keeps the
+    checkpoint; a run that was killed or stopped goes on from it to the bit-identical LoRA.
+    Raises TrainingError (NaN in the loss, a checkpoint of another run) and TrainingStopped.
+    """
+    run = _Run(engine, data, meter, plan, folder, size or engine.card.native_size, on_progress, should_stop)
+    with engine.trainable() as denoiser:
+        first = plan.phases[0]
+        options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
+        if plan.gradient_checkpointing and hasattr(denoiser.module, "enable_gradient_checkpointing"):
+            denoiser.module.enable_gradient_checkpointing()
+        try:
+            with adapted(denoiser, **options) as adapter:
+                return run.train(denoiser, adapter, name)
+        finally:
+            if plan.gradient_checkpointing and hasattr(denoiser.module, "disable_gradient_checkpointing"):
+                denoiser.module.disable_gradient_checkpointing()
+
+
+class _Run:
+    def __init__(
+        self,
+        engine: Engine,
+        data: TrainingSet,
+        meter: DriftMeter,
+        plan: TrainingPlan,
+        folder: Path,
+        size: int,
+        on_progress: Callable[[Progress], None] | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.engine, self.data, self.plan, self.path = engine, data, plan, folder / CHECKPOINT_NAME
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.identity_probe = IdentityProbe(engine, meter, plan.identity_probe, size)
+        self.meter = meter
+        self.fingerprint = "-".join(
+            (plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], meter.recogniser, str(size))
+        )
+        self.position = _Position()
+        self.report = TrainingReport.empty(plan.name, plan.max_steps)
+        self.best: dict[str, Tensor] = {}
+
+    # -- the run -----------------------------------------------------------------------------------------------------
+
+    def train(self, denoiser: TrainableDenoiser, adapter: Adapter, name: str) -> tuple[LoraWeights, TrainingReport]:
+        self.denoiser, self.adapter = denoiser, adapter
+        self.probe = DenoisingProbe(denoiser, self.data, self.plan.probe, self.plan.seed)
+        self.detector = self._new_detector(self.plan.phases[0])
+        resumed = self._resume()
+        if not resumed:
+            self._check_identity()
+            self._begin_phase()
+        while self.position.phase < len(self.plan.phases):
+            self._run_phase()
+            self.position.phase += 1
+            self.position.phase_step = 0
+            if self.position.phase < len(self.plan.phases):
+                self._begin_phase()
+                self._save()
+        return self._finish(name), self.report
+
+    def _begin_phase(self) -> None:
+        phase = self.plan.phases[self.position.phase]
+        self.adapter.set_alpha(phase.alpha)
+        self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
+        self.detector = self._new_detector(phase)
+        self.position.delta = huber_delta(self.probe.residuals()) if phase.loss == "huber" else None
+        self.report.phases.append(PhaseReport(phase.name, self.position.step, start_norm=self.adapter.relative_change()))
+        self._before = self.adapter.state()
+
+    def _run_phase(self) -> None:
+        phase = self.plan.phases[self.position.phase]
+        report = self.report.phases[-1]
+        reason = "the budget of steps was used"
+        while self.position.phase_step < phase.max_steps:
+            if self.should_stop():
+                self._save()
+                raise TrainingStopped(
+                    f"Training stopped at step {self.position.step} of at most {self.plan.max_steps}; its state is in "
+                    f"{self.path}, and the same run started again goes on from there."
+                )
+            value = self._step(phase)
+            self.position.step += 1
+            self.position.phase_step += 1
+            self.report.losses.append((self.position.step, value))
+            plateau = self._look_in(phase)
+            self._tell(phase, value)
+            if plateau:
+                reason = "the probe has stopped improving (equivalence test)"
+                break
+        if not self.report.identity or self.report.identity[-1].step != self.position.step:
+            self._check_identity()
+        report.end(
+            self.position.step,
+            reason,
+            drift=self.report.identity[-1].drift,
+            moved=_distance(self._before, phase.alpha, self.adapter, self.plan.rank),
+            total=self.adapter.relative_change(),
+        )
+
+    def _step(self, phase: PhaseSpec) -> float:
+        """One optimizer step over `accumulation` batches. Every draw depends on (seed, step) alone."""
+        generator = step_generator(self.plan.seed, self.position.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = phase.lr * warmup_factor(self.position.phase_step, phase.warmup_steps)
+        total = 0.0
+        for _ in range(self.plan.accumulation):
+            loss = self._batch_loss(phase, generator) / self.plan.accumulation
+            total += float(loss.detach())
+            if math.isfinite(total):
+                loss.backward()
+        if not math.isfinite(total):
+            raise TrainingError(
+                f"The loss became {total} at step {self.position.step + 1} ({phase.name}); the last good state is in "
+                f"{self.path}. Lower the learning rate of that phase, or train in float32."
+            )
+        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.plan.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return total
+
+    def _batch_loss(self, phase: PhaseSpec, generator: torch.Generator) -> Tensor:
+        batch, rule, device = self.plan.batch, self.denoiser.rule, self.denoiser.device
+        rows = torch.randint(len(self.data.latents), (batch,), generator=generator)
+        u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # stratified: less variance
+        t = (u * rule.steps).long().clamp(max=rule.steps - 1)
+        eps = torch.randn((batch, *self.data.latents.shape[1:]), generator=generator).to(device)
+        dropped = torch.rand(batch, generator=generator) < self.plan.caption_dropout
+        conditioning: list[Conditioning] = [
+            self.data.empty if drop else self.data.conditioning[row] for row, drop in zip(rows, dropped, strict=True)
+        ]
+        z = self.data.latents[rows].to(device)
+        output = self.denoiser.predict(rule.add_noise(z, eps, t), t, conditioning)
+        losses = loss_map(phase.loss, output, rule.target(z, eps, t), delta=self.position.delta)
+        weight = rule.loss_weight(t).to(device).view(-1, 1, 1, 1)
+        return masked_mean(losses * weight, self.data.masks[rows].to(device))
+
+    # -- looking in --------------------------------------------------------------------------------------------------
+
+    def _look_in(self, phase: PhaseSpec) -> bool:
+        """Probes and checkpoint, each on its own beat. True when the phase has reached its plateau."""
+        step, plan = self.position.step, self.plan
+        plateau = False
+        if step % plan.probe.every == 0:
+            started = time.perf_counter()
+            losses = self.probe.losses()
+            verdict = self.detector.update(step, losses)
+            self.report.add_probe(verdict)
+            plateau = verdict.plateau
+            self.report.seconds_probing += time.perf_counter() - started
+        if step % plan.identity_probe.every == 0:
+            self._check_identity()
+        if step % plan.checkpoint_every == 0 and not plateau and self.position.phase_step < phase.max_steps:
+            self._save()
+        return plateau
+
+    def _check_identity(self) -> None:
+        started = time.perf_counter()
+        check = self.identity_probe.check(self.position.step)
+        self.report.identity.append(check)
+        if not self.best or check.drift < self.report.best_drift:
+            self.report.best_drift, self.report.best_step = check.drift, check.step
+            self.best = self.adapter.state() | {"alpha": torch.tensor(self.adapter.alpha)}
+        self.report.seconds_probing += time.perf_counter() - started
+
+    def _new_detector(self, phase: PhaseSpec) -> PlateauDetector:
+        return PlateauDetector(replace(self.plan.plateau, min_steps=phase.min_steps))
+
+    def _tell(self, phase: PhaseSpec, loss: float) -> None:
+        if self.on_progress is not None:
+            probe = self.report.probe[-1].mean if self.report.probe else None
+            drift = self.report.identity[-1].drift if self.report.identity else None
+            self.on_progress(
+                Progress(self.position.step, self.plan.max_steps, phase.name, self.position.phase_step, loss, probe, drift)
+            )
+
+    # -- going on after a kill ---------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        before = {f"before/{key}": value for key, value in self._before.items()}
+        progress = {
+            "position": asdict(self.position),
+            "alpha": self.adapter.alpha,
+            "detector": self.detector.state_dict(),
+            "report": self.report.to_json(),
+        }
+        save_checkpoint(
+            Checkpoint(
+                self.fingerprint, self.adapter.state() | before, self.best, self.optimizer.state_dict(), progress
+            ),
+            self.path,
+        )
+
+    def _resume(self) -> bool:
+        if not self.path.is_file():
+            return False
+        saved = load_checkpoint(self.path, self.fingerprint)
+        self.position = _Position(**saved.progress["position"])
+        phase = self.plan.phases[self.position.phase]
+        adapter = {key: value for key, value in saved.adapter.items() if not key.startswith("before/")}
+        self._before = {k.removeprefix("before/"): v for k, v in saved.adapter.items() if k.startswith("before/")}
+        self.adapter.load_state(adapter, saved.progress["alpha"])
+        self.best = dict(saved.best)
+        self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
+        self.optimizer.load_state_dict(dict(saved.optimizer))
+        self.detector = self._new_detector(phase)
+        self.detector.load_state_dict(saved.progress["detector"])
+        self.report = TrainingReport.from_json(saved.progress["report"])
+        self.report.resumed_at.append(self.position.step)
+        return True
+
+    def _finish(self, name: str) -> LoraWeights:
+        best = dict(self.best)
+        self.adapter.load_state(best, float(best.pop("alpha")))
+        metadata = {
+            "format": "identity-lock-lora/1",
+            "base_model": self.engine.card.name,
+            "base_model_sha256": self.engine.card.sha256,
+            "recogniser": self.meter.recogniser,
+            "plan": json.dumps(asdict(self.plan)),
+            "kept_step": str(self.report.best_step),
+            "identity_probe": json.dumps([[c.step, round(c.drift, 5)] for c in self.report.identity]),
+            "denoising_probe": json.dumps([[p.step, round(p.mean, 6)] for p in self.report.probe]),
+            "phases": json.dumps([[p.name, p.first_step, p.last_step] for p in self.report.phases]),
+            "torch": torch.__version__,
+        }
+        lora = self.adapter.export(name, metadata)
+        self.report.lora_sha256 = lora.sha256
+        return lora
+
+
+def _distance(before: dict[str, Tensor], alpha: float, adapter: Adapter, rank: int) -> float:
+    """How far a phase moved the weights: RMS of the change of scale*B@A over the RMS of the adapted base weights."""
+    after = adapter.state()
+    moved = base = 0.0
+    for key in before:
+        if not key.endswith(".down"):
+            continue
+        stem = key[: -len(".down")]
+        a0, b0 = before[key].flatten(1), before[stem + ".up"].flatten(1)
+        a1, b1 = after[key].flatten(1), after[stem + ".up"].flatten(1)
+        moved += float((b1 @ a1 - b0 @ a0).double().square().sum()) * (alpha / rank) ** 2
+        base += float(adapter.base_weight(stem).float().square().sum())
+    return (moved / max(base, 1e-30)) ** 0.5
