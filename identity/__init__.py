@@ -16,6 +16,7 @@ from .faces import (
     find_faces,
     largest_face,
     order_faces,
+    refine_face,
     the_face,
 )
 from .identity import (
@@ -69,6 +70,7 @@ __all__ = [
     "prepare_all",
     "prepare_photo",
     "read_photo",
+    "refine_face",
     "register_folder",
     "remove_background",
     "save_identity",

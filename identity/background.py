@@ -47,7 +47,8 @@ def remove_background(pixels: np.ndarray, model: str | None = NO_REMOVAL, models
     """How much each pixel belongs to the person: float32 (H, W) in [0, 1]; all ones for no model or 'none'.
 
     pixels: uint8 RGB (H, W, 3). model: a name from LOCAL_MODELS. Raises RecogniserError where the model is not on that
-    list, its file is missing (naming the path it should have), or rembg is not installed.
+    list, its file is missing (naming the path it should have), or rembg is not installed. The first call on a machine
+    takes a minute or two: importing rembg compiles pymatting once.
     """
     if model is None or model == NO_REMOVAL:
         return np.ones(pixels.shape[:2], dtype=np.float32)

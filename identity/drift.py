@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import PhotoError, RecogniserError
-from .faces import Face, FaceDetector, find_faces
+from .faces import Face, FaceDetector, find_faces, refine_face
 from .recognisers.base import Recogniser
 
 LOCK_THRESHOLD = 0.18  # paper section 4: a render is identity-locked at drift <= 0.18
@@ -94,7 +94,8 @@ class FaceReader:
         faces = find_faces(self.detector, pixels)
         if not faces:
             return Reading(None, None)
-        return Reading(faces[0], self.recogniser.embed(pixels, faces[0]))
+        face = refine_face(self.detector, pixels, faces[0])
+        return Reading(face, self.recogniser.embed(pixels, face))
 
 
 class DriftMeter:

@@ -155,7 +155,8 @@ def build_identity(
 
     consent: the statement of the person shown, or of who may speak for them; it must not be empty. selection and
     reporting: recogniser names; by default `default_pair`. A photo without a face is left out with a warning while
-    others remain. A photo of somebody else is never averaged in: PhotoError names it.
+    others remain. A photo of somebody else, by either recogniser's same_person_bar, is never averaged in: PhotoError
+    names it.
     Raises ConsentError, PhotoError, RecogniserError.
     """
     consent = consent.strip() if isinstance(consent, str) else ""
@@ -171,7 +172,7 @@ def build_identity(
     vectors = {
         recogniser.name: recogniser.embed_batch([photo.pixels for photo in used], faces) for recogniser in recognisers
     }
-    warnings += _refuse_strangers(used, vectors[selection], recognisers[0])
+    warnings += _refuse_strangers(used, vectors, recognisers)
     qualities = [face_quality(photo.pixels, face).value for photo, face in zip(used, faces, strict=True)]
     weights = np.array(qualities) / sum(qualities)
     embeddings = {
@@ -309,17 +310,23 @@ def _photos_with_faces(photos: Sequence[Photo], detector: FaceDetector) -> tuple
     return used, faces, warnings
 
 
-def _refuse_strangers(photos: Sequence[Photo], vectors: np.ndarray, recogniser: Recogniser) -> list[str]:
-    """Raise PhotoError for a photo of somebody else; return warnings about pairs that only a third photo links."""
+def _refuse_strangers(
+    photos: Sequence[Photo], vectors: Mapping[str, np.ndarray], recognisers: Sequence[Recogniser]
+) -> list[str]:
+    """Raise PhotoError for a photo of somebody else; return warnings about pairs that only a third photo links.
+
+    Two photos are apart where any recogniser puts them under its bar: the reporting one may object here too, for
+    letting a photo in is no score that anything is optimised for.
+    """
     count = len(photos)
-    similarity = {(i, j): cosine(vectors[i], vectors[j]) for i in range(count) for j in range(i + 1, count)}
-    apart = [pair for pair, value in similarity.items() if value < recogniser.same_person_bar]
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    objections = {pair: _objection(pair, vectors, recognisers) for pair in pairs}
+    apart = [pair for pair in pairs if objections[pair]]
     if not apart:
         return []
-    linked = [pair for pair in similarity if pair not in apart]
+    linked = [pair for pair in pairs if not objections[pair]]
     names = [photo.name for photo in photos]
-    lowest = min(similarity[pair] for pair in apart)
-    measure = f"{recogniser.name} similarity {lowest:.2f}, same-person bar {recogniser.same_person_bar:.3g}"
+    measure = objections[apart[0]]
     if len(linked) == 2:  # each looks like the third: one person in two very different photos
         first, second = apart[0]
         return [f"{names[first]} and {names[second]} look unlike each other ({measure}); a third photo links them."]
@@ -332,6 +339,17 @@ def _refuse_strangers(photos: Sequence[Photo], vectors: np.ndarray, recogniser: 
         f"{' and '.join(names) if count == 2 else ', '.join(names)} seem to show different people ({measure}); "
         "use photos of one person."
     )
+
+
+def _objection(
+    pair: tuple[int, int], vectors: Mapping[str, np.ndarray], recognisers: Sequence[Recogniser]
+) -> str | None:
+    """Which recogniser takes two photos for different people, and by how much; None where all agree on one."""
+    for recogniser in recognisers:
+        similarity = cosine(*vectors[recogniser.name][list(pair)])
+        if similarity < recogniser.same_person_bar:
+            return f"{recogniser.name} similarity {similarity:.2f}, same-person bar {recogniser.same_person_bar:.3g}"
+    return None
 
 
 def _pair_drifts(vectors: np.ndarray) -> tuple[float, ...]:

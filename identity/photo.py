@@ -117,7 +117,7 @@ def _open_header(path: Path, name: str) -> Image.Image:
         raise PhotoError(f"{name}: cannot be read; check the file's permissions.") from error
     except Exception as error:  # unidentified, or a header so broken that the decoder raised something of its own
         raise PhotoError(
-            f"{name}: this is not a picture that can be read; save it as JPEG, PNG, WebP or TIFF."
+            f"{name}: this is no picture that can be read, or it is cut short; save it again as JPEG, PNG or WebP."
         ) from error
 
 

@@ -159,7 +159,7 @@ def _transforms(face: Face, settings: PrepSettings) -> list[tuple[str, np.ndarra
 
 
 def _crop_matrix(center: np.ndarray, side: float, degrees: float, size: int) -> np.ndarray:
-    """Maps a square of `side` px around `center`, turned counter-clockwise by `degrees`, onto size x size.
+    """Maps a square of `side` px around `center` onto size x size, its content turned counter-clockwise by `degrees`.
 
     Coordinates are of pixel corners: the square's edges fall on the result's edges.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import OutputError
@@ -28,4 +28,6 @@ def replacing(path: Path) -> Iterator[Path]:
             f"Could not write {path} ({error.strerror or error}); free some space or give a folder that you may write."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Nothing may hide the reason: below a file that is no folder, even the clean-up fails.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

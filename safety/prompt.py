@@ -189,7 +189,7 @@ def _compound_hit(form: str) -> tuple[str, str] | None:
 
 def _masked_hit(form: str) -> tuple[str, str] | None:
     """A refused word with letters struck out ("n*ked", "n*a*k*e*d")."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9*#]*[*#][a-z0-9*#]*[a-z0-9]", form):
+    if len(form) > 40 or not re.fullmatch(r"[a-z0-9][a-z0-9*#]*[*#][a-z0-9*#]*[a-z0-9]", form):
         return None
     pattern = re.compile(re.sub(r"[*#]+", "[a-z]{0,2}", form))
     _, joined, _ = _lexicon()
@@ -214,7 +214,7 @@ def _joined_hit(words: list[Token]) -> tuple[str, str, str] | None:
             written = "".join(word.written for word in words[start : end + 1])
             if 2 * sum(map(str.isalpha, written)) < len(written):
                 continue  # figures beside each other ("f/4 55") are figures
-            pieces = tuple(word.joinable[0] for word in words[start : end + 1] if word.joinable)
+            pieces = tuple(word.written for word in words[start : end + 1])
             if pieces in terms.ORDINARY_SPLITS:
                 continue
             for run in runs:

@@ -7,10 +7,7 @@ which viewers and archives read, and the render record as JSON in a text chunk, 
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -19,6 +16,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import OutputError, PhotoError
+from .atomic import replacing
 
 RECORD_KEY = "identity_lock"
 XMP_KEY = "XML:com.adobe.xmp"
@@ -66,8 +64,8 @@ def write_png(
 ) -> None:
     """Write uint8 RGB (H, W, 3) with its provenance to `path`; whole or not at all.
 
-    The file is written beside its place under a temporary name and renamed, so a full disk or a kill leaves the old
-    file or none. Raises OutputError where the folder is missing, unwritable or full.
+    A missing folder is made; a full disk or a kill leaves the old file or none. Raises OutputError where the folder
+    cannot be written or the disk is full.
     """
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         kind = f"{pixels.dtype} {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
@@ -77,21 +75,8 @@ def write_png(
     for keyword, text in png_text(record, composite=composite).items():
         info.add_itxt(keyword, text)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
-    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as stream:
-            picture.save(stream, format="PNG", pnginfo=info)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OutputError(
-            f"{path} could not be written: {reason}. Check the folder, its rights and the free disk space."
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as stream:
+        picture.save(stream, format="PNG", pnginfo=info)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import product
 
 MAX_EXPANSIONS = 400
+MAX_EXPANDED_CHARACTERS = 200_000
 _DEEPEST_NESTING = 40
 
 # Look-alikes that Unicode does not fold by itself. Letters of other scripts that are not here make a text unreadable.
@@ -37,8 +39,8 @@ _LATIN_NAMED = {
 _ENCLOSED = ((0x1F150, 26), (0x1F170, 26), (0x1F1E6, 26))
 _BLANK_BUT_NOT_SPACE = {0x115F, 0x1160, 0x3164, 0xFFA0, 0x2800}
 
-_LEET = str.maketrans("0134578926@$!|+€£¢", "oieastbgzbasiitelc")
-_LEET_L = str.maketrans("01345789@$!|+€£¢", "oleastbgasiltelc")
+_LEET = str.maketrans("034578926@$+€£¢", "oeastbgzbastelc")
+_I_OR_L = "1!|"
 _SYMBOLS_IN_WORDS = "@$!|+€£¢*#"
 _CHUNK = re.compile(r"[a-z0-9@$!|+€£¢*#']+")
 
@@ -108,7 +110,7 @@ def expansions(text: str) -> list[str] | None:
     for source in sources:
         source = source.replace("\\", "")
         source = re.sub(r"\b(?:BREAK|AND)\b", " ", source)
-        source = re.sub(r"\d{0,2}(?:-\d{1,2})?\$\$(?:[^{}|$]{0,9}\$\$)?", "", source)
+        source = re.sub(r"(?<=\{)\s?\d{0,2}(?:-\d{1,2})?\$\$(?:[^{}|$]{0,9}\$\$)?", "", source)
         source = re.sub(r"(?<=[{|])\s?\d{0,3}\.?\d{1,3}::", "", source)
         source = re.sub(r":[ ]?[-+]?\d{0,3}\.?\d{1,9}[ ]?(?=[)\]}>])", "", source)
         choices = _choices(source)
@@ -139,7 +141,8 @@ def _choices(text: str) -> list[str] | None:
         else:
             options = re.split(r"[|:]", match[1])
             waiting.extend(current[: match.start()] + option + current[match.end() :] for option in options)
-        if len(done) + len(waiting) > MAX_EXPANSIONS:
+        count = len(done) + len(waiting)
+        if count > MAX_EXPANSIONS or (count > 1 and count * len(text) > MAX_EXPANDED_CHARACTERS):
             return None
     return list(done)
 
@@ -178,9 +181,8 @@ def _token(written: str) -> Token:
     for spelling in spellings:
         forms.add(spelling)
         if re.search(r"[a-z]", spelling) or re.search(r"[@$!|+€£¢]", spelling):
-            forms |= {spelling.translate(_LEET), spelling.translate(_LEET_L)}
-            forms.add(spelling.strip("0123456789"))
-            forms.add(spelling.strip("0123456789").translate(_LEET))
+            trimmed = spelling.strip("0123456789")
+            forms |= {trimmed, *_without_figures(spelling), *_without_figures(trimmed)}
     letters = {f for f in forms if re.fullmatch(r"[a-z]+", f)}
     for form in letters:
         forms |= {re.sub(r"(.)\1{2,}", r"\1", form), re.sub(r"(.)\1{2,}", r"\1\1", form)}
@@ -188,5 +190,21 @@ def _token(written: str) -> Token:
             forms.add(re.sub(r"(.)\1+", r"\1", form))
     forms.discard("")
     plain = contracted.replace("'", "").strip("*#")
-    joinable = dict.fromkeys((plain, plain.translate(_LEET), plain.translate(_LEET_L)))
+    whole = bare.replace("'", "").strip("*#")
+    joinable = dict.fromkeys((plain, whole, *_without_figures(plain), *_without_figures(whole)))
     return Token(written, frozenset(forms), tuple(j for j in joinable if j))
+
+
+def _without_figures(spelling: str) -> list[str]:
+    """What leetspeak may mean: figures and signs as letters, each 1 as i or as l."""
+    letters = spelling.translate(_LEET)
+    places = [place for place, character in enumerate(letters) if character in _I_OR_L]
+    if len(places) > 4:
+        return [re.sub(f"[{_I_OR_L}]", letter, letters) for letter in "il"]
+    found = []
+    for choice in product("il", repeat=len(places)):
+        characters = list(letters)
+        for place, letter in zip(places, choice, strict=True):
+            characters[place] = letter
+        found.append("".join(characters))
+    return found

@@ -214,14 +214,15 @@ ORDINARY_SPLITS = frozenset(
             str.split,
             _words(
                 """
-                pen is, an al, an us, but t, as s, t it, t its, to on, car to on, an i me, put a, shot a, who re
+                pen is, an al, an us, but t, as s, t it, t its, to on, car to on, put a, shot a, who re
                 le go, only fans, cream pie, lab i a, were wolf, pin up, bond age, we re wolf
                 """
             ),
         ),
     )
 )
-"""Neighbouring plain words that only by chance spell a refused one when run together ("an al fresco lunch")."""
+"""Neighbouring plain words that only by chance spell a refused one when run together ("an al fresco lunch").
+A known gap, kept for the sake of ordinary prompts: exactly these pieces, parted exactly there, are let pass."""
 
 EMOJI: dict[str, str] = {
     "\N{NO ONE UNDER EIGHTEEN SYMBOL}": SEXUAL_CONTENT,

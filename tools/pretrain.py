@@ -202,12 +202,50 @@ def pretrain_base(args: argparse.Namespace) -> None:
     demo_base.save_demo_base(assemble(average, args.steps), args.out)
 
 
+def pretrain_look(args: argparse.Namespace) -> None:
+    """The second base, as a low-rank delta of the first: the same people and captions in another render look."""
+    from identity_lock.engines.diffusers import open_demo_base
+    from identity_lock.engines.lora_file import LoraWeights, write_lora
+    from identity_lock.training.lora import adapted
+
+    people = RenderedPeople(args.data)
+    engine = open_demo_base(args.base)
+    codec, text = engine.codec.module, engine.text.module
+    with engine.trainable() as denoiser, adapted(denoiser, rank=args.rank, alpha=args.rank, targets="all", seed=0) as lora:
+
+        def loss(step: int) -> Tensor:
+            pixels, captions = people.batch(step, args.batch)
+            return denoising_loss(engine.unet, engine.rule, codec.encode(pixels), embed(text, captions), step)
+
+        def preview(modules: nn.ModuleList, step: int) -> None:
+            base = demo_base.DemoBase(modules[0], codec, text, {})  # type: ignore[arg-type]
+            preview_sheet(base, args.work / f"look_{step:06d}.png")
+
+        average = train(
+            nn.ModuleList([engine.unet]),
+            loss,
+            steps=args.steps,
+            peak=args.lr,
+            checkpoint=args.work / "look_checkpoint.pt",
+            preview=preview,
+            every=args.every,
+        )
+        engine.unet.load_state_dict(average[0].state_dict())
+        metadata = {"format": "identity-lock-demo-look/1", "steps": str(args.steps), "pictures": str(len(people.images))}
+        delta: LoraWeights = lora.export("demo_look", metadata, torch.float16)
+    write_lora(delta, args.out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     base = commands.add_parser("base", help="train the demo base from scratch")
     base.set_defaults(run=pretrain_base, lr=1e-3)
-    for command in (base,):
+    look = commands.add_parser("look", help="train the second look as a delta of the base")
+    look.set_defaults(run=pretrain_look, lr=1e-3)
+    look.add_argument("--base", type=Path, required=True)
+    look.add_argument("--rank", type=int, default=16)
+    for command in (base, look):
         command.add_argument("--data", type=Path, required=True)
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("--work", type=Path, default=Path("build/pretrain"), help="checkpoints and previews")
@@ -215,7 +253,7 @@ def main() -> None:
         command.add_argument("--batch", type=int, default=8)
         command.add_argument("--every", type=int, default=500)
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--lr", type=float)
+        command.add_argument("--lr", type=float, help="peak learning rate")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)

@@ -51,6 +51,7 @@ def train(
     plan: TrainingPlan,
     folder: Path,
     *,
+    reporting: DriftMeter | None = None,
     name: str = "identity",
     size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -58,11 +59,13 @@ def train(
 ) -> tuple[LoraWeights, TrainingReport]:
     """Trains a LoRA on `data` and returns the one with the lowest identity drift, and the report of the run.
 
-    meter: the selection recogniser. size: side in pixels of the identity probe's renders. folder: keeps the
+    meter: the selection recogniser; reporting: another, measured beside it and never consulted. size: side in pixels of the identity probe's renders. folder: keeps the
     checkpoint; a run that was killed or stopped goes on from it to the bit-identical LoRA.
     Raises TrainingError (NaN in the loss, a checkpoint of another run) and TrainingStopped.
     """
-    run = _Run(engine, data, meter, plan, folder, size or engine.card.native_size, on_progress, should_stop)
+    size = size or engine.card.native_size
+    probe = IdentityProbe(engine, meter, plan.identity_probe, size, reporting)
+    run = _Run(engine, data, meter, plan, folder, size, probe, on_progress, should_stop)
     with engine.trainable() as denoiser:
         first = plan.phases[0]
         options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
@@ -85,13 +88,13 @@ class _Run:
         plan: TrainingPlan,
         folder: Path,
         size: int,
+        identity_probe: IdentityProbe,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.engine, self.data, self.plan, self.path = engine, data, plan, folder / CHECKPOINT_NAME
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.identity_probe = IdentityProbe(engine, meter, plan.identity_probe, size)
-        self.meter = meter
+        self.identity_probe, self.meter = identity_probe, meter
         self.fingerprint = "-".join(
             (plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], meter.recogniser, str(size))
         )

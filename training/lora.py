@@ -127,7 +127,7 @@ class Adapter:
             else:
                 setattr(owner, leaf, base)
         for leftover in ("peft_config", "_hf_peft_config_loaded"):
-            if hasattr(root, leftover):
+            if leftover in vars(root):
                 delattr(root, leftover)
 
 

@@ -50,18 +50,23 @@ class DenoisingProbe:
 
 @dataclass(frozen=True)
 class IdentityCheck:
-    """drift: mean over the probe's renders, a render without a face counting 1. detected: share with a face."""
+    """drift: mean over the probe's renders, a render without a face counting 1. detected: share with a face.
+    report_drift: the same by the reporting recogniser, which chooses nothing; None where there is none."""
 
     step: int
     drift: float
     detected: float
+    report_drift: float | None = None
 
 
 class IdentityProbe:
     """Fixed prompts and seeds, rendered with the adapter as it stands."""
 
-    def __init__(self, engine: Engine, meter: DriftMeter, spec: IdentityProbeSpec, size: int) -> None:
+    def __init__(
+        self, engine: Engine, meter: DriftMeter, spec: IdentityProbeSpec, size: int, reporting: DriftMeter | None
+    ) -> None:
         self._engine, self._meter, self._spec, self._size = engine, meter, spec, size
+        self._reporting = reporting
         self._positive = [engine.encode_prompt(prompt) for prompt in spec.prompts]
         self._negative = engine.encode_prompt(spec.negative)
 
@@ -81,6 +86,10 @@ class IdentityProbe:
             )
             images += self._engine.decode_latents(self._engine.sample(request).latents)
         drifts = self._meter.measure(images)
+        told = None if self._reporting is None else self._reporting.measure(images)
         return IdentityCheck(
-            step, float(np.mean([d.value for d in drifts])), float(np.mean([d.detected for d in drifts]))
+            step,
+            float(np.mean([d.value for d in drifts])),
+            float(np.mean([d.detected for d in drifts])),
+            None if told is None else float(np.mean([d.value for d in told])),
         )

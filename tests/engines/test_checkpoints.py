@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-
 from identity_lock.engines.checkpoints import LoadedCheckpoint, inspect_checkpoint, load_checkpoint
 from identity_lock.engines.configs import shapes as layout
 from identity_lock.engines.tokenizer import clip_tokenizer, clip_vocabulary
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.fixtures import tiny_checkpoint as tiny
+from safetensors.torch import load_file, save_file
 
 SD15 = {"levels": (1, 1), "attention": (0, 1), "clip_layers": 1}
 SDXL = {"levels": (1, 1), "attention": (0, 2), "blocks_per_level": 1, "clip_layers": 1, "bigg_layers": 1}
@@ -303,16 +302,31 @@ def test_prediction_can_be_overridden(sdxl, sd15_file):
         load_checkpoint(sd15_file, prediction="noise")
 
 
-def test_base_weights_are_frozen_and_hold_no_file(folder):
-    path = tiny.write_sd15(folder / "short-lived.safetensors", **SD15, dtype=torch.bfloat16)
+def test_base_weights_are_frozen_and_cast(sd15_file, tmp_path):
+    path = tmp_path / "bfloat16.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(sd15_file).items()}, path)
     loaded = load_checkpoint(path)
-    path.write_bytes(b"replaced")
     path.unlink()
-    modules = (loaded.unet, loaded.vae, *loaded.text_encoders)
     assert loaded.info.dtype == "bfloat16"
-    for module in modules:
+    for module in (loaded.unet, loaded.vae, *loaded.text_encoders):
         assert not module.training
         assert all(p.dtype == torch.float32 and not p.requires_grad and p.isfinite().all() for p in module.parameters())
+
+
+def test_a_file_overwritten_later_does_not_change_the_loaded_weights(sd15_file, tmp_path):
+    """safetensors maps the file into memory; a model that shared that map would change with it."""
+    path = tmp_path / "overwritten.safetensors"
+    shutil.copyfile(sd15_file, path)
+    loaded = load_checkpoint(path, dtype=torch.float16)  # as stored, so that no cast makes a copy by chance
+    modules = (loaded.unet, loaded.vae, *loaded.text_encoders)
+    before = [p.float().abs().sum() for module in modules for p in module.parameters()]
+    header = int.from_bytes(path.read_bytes()[:8], "little") + 8
+    with path.open("r+b") as file:
+        file.seek(header)
+        file.write(bytes(path.stat().st_size - header))
+    after = [p.float().abs().sum() for module in modules for p in module.parameters()]
+    path.unlink()
+    assert before == after
 
 
 def test_taesd_round_trip_is_the_mosaic_that_its_weights_describe(sd15):
@@ -326,12 +340,13 @@ def test_taesd_round_trip_is_the_mosaic_that_its_weights_describe(sd15):
     assert (again - picture).abs().max() < 0.02  # what is left is TAESD's soft clamp of the latent
 
 
-def test_taesd_scale_and_shift_mean_what_they_mean_in_comfyui(folder):
+def test_taesd_scale_and_shift_mean_what_they_mean_in_comfyui(sd15_file, tmp_path):
     """There the VAE's latent is z / scale + shift, and the model sees 0.18215 times that."""
-    path = tiny.write_sd15(folder / "shifted.safetensors", **SD15, vae=None)
+    path = tmp_path / "shifted.safetensors"
     taesd = tiny.taesd_tensors(scale=0.5, shift=0.3)
-    save_file(load_file(path) | {f"first_stage_model.{name}": tensor for name, tensor in taesd.items()}, path)
+    save_file(load_file(sd15_file) | {f"first_stage_model.{name}": tensor for name, tensor in taesd.items()}, path)
     loaded = load_checkpoint(path)
+    path.unlink()
     z = torch.tensor(1.7)
     assert (z - loaded.vae_shift) * loaded.vae_scale == pytest.approx(0.18215 * (1.7 / 0.5 + 0.3), rel=1e-6)
 
@@ -488,9 +503,15 @@ def test_a_diffusers_folder_gives_the_same_components(sd15_folder, sd15):
     assert loaded.tokenizers[0]("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
-def test_a_folders_hash_follows_its_content(sd15_folder, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(sd15_folder, copy, copy_function=link)
+@pytest.fixture
+def copy(sd15_folder, tmp_path):
+    """A copy of the folder to damage; its weights are links."""
+    path = tmp_path / "copy"
+    yield shutil.copytree(sd15_folder, path, copy_function=link)
+    shutil.rmtree(path)
+
+
+def test_a_folders_hash_follows_its_content(sd15_folder, copy):
     assert inspect_checkpoint(copy).sha256 == inspect_checkpoint(sd15_folder).sha256
     edit_json(copy / "scheduler" / "scheduler_config.json", prediction_type="epsilon")
     assert inspect_checkpoint(copy).sha256 != inspect_checkpoint(sd15_folder).sha256
@@ -546,17 +567,13 @@ def drop_a_tensor(copy: Path):
         ),
     ],
 )
-def test_a_damaged_folder_is_refused_in_words(sd15_folder, tmp_path, damage, message):
-    copy = tmp_path / "copy"
-    shutil.copytree(sd15_folder, copy, copy_function=link)
+def test_a_damaged_folder_is_refused_in_words(copy, damage, message):
     damage(copy)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(copy)
 
 
-def test_the_fp16_variant_of_a_folder_is_found(sd15_folder, tmp_path):
-    copy = tmp_path / "variant"
-    shutil.copytree(sd15_folder, copy, copy_function=link)
+def test_the_fp16_variant_of_a_folder_is_found(copy):
     for file in list(copy.glob("*/*.safetensors")):
         file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
     assert load_checkpoint(copy).info.architecture == "sd15"

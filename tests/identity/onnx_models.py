@@ -1,4 +1,4 @@
-"""Small ONNX files with the inputs and outputs of the real networks, made here because the real ones are not shipped."""
+"""Small ONNX files with the real networks' inputs and outputs, made here because the real ones are not shipped."""
 
 from __future__ import annotations
 
@@ -36,11 +36,19 @@ def write_arcface(path: Path, *, dimension: int = 512, seed: int = 0) -> Path:
 
 
 def write_background(path: Path, *, inverted: bool = False) -> Path:
-    """A segmentation network: (1, 3, 320, 320) in, (1, 1, 320, 320) out: brightness as a mask, or its inverse."""
+    """A segmentation network: (1, 3, 320, 320) in, (1, 1, 320, 320) out: all but black is person, or the inverse."""
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes = [helper.make_node("Conv", ["input", "kernel"], ["mask"])]
-    kernel = np.full((1, 3, 1, 1), -1.0 if inverted else 1.0, dtype=np.float32)
+    nodes = [
+        helper.make_node("Conv", ["input", "kernel"], ["brightness"]),
+        helper.make_node("Clip", ["brightness", "", "dim"], ["person"]),
+        helper.make_node("Mul", ["person", "sign"], ["mask"]),
+    ]
+    values = {
+        "kernel": np.ones((1, 3, 1, 1)),
+        "dim": np.array(-4.0),  # rembg normalises the input: black is about -6, white about 7
+        "sign": np.array(-1.0 if inverted else 1.0),
+    }
     return _write(
         path,
         helper.make_graph(
@@ -48,7 +56,7 @@ def write_background(path: Path, *, inverted: bool = False) -> Path:
             "background",
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 320, 320])],
             [helper.make_tensor_value_info("mask", TensorProto.FLOAT, [1, 1, 320, 320])],
-            [numpy_helper.from_array(kernel, "kernel")],
+            [numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
         ),
     )
 

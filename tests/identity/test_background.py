@@ -32,13 +32,14 @@ good, inverted, picture = sys.argv[1:]
 page = np.zeros((120, 90, 3), np.uint8)
 page[:, 45:] = 255
 mask = remove_background(page, "u2netp", good)
-report = {"shape": mask.shape, "dtype": str(mask.dtype), "dark": float(mask[:, :40].max()), "light": float(mask[:, 50:].min())}
+report = {"shape": mask.shape, "dtype": str(mask.dtype)}
+report["dark"], report["light"] = float(mask[:, :40].max()), float(mask[:, 50:].min())
 photo = read_photo(picture)
 detector = default_detector()
 settings = PrepSettings(size=256, background_model="u2netp", background_fill=(10, 200, 30), padding=1.5)
 (item,) = prepare_photo(photo, detector, settings, models_dir=good)
 beyond = item.valid_mask == 0
-report["fill"] = item.pixels[beyond].mean(0).tolist()
+report["fill"] = np.median(item.pixels[beyond], axis=0).tolist()
 try:
     prepare_photo(photo, detector, settings, models_dir=inverted)
 except PhotoError as error:
@@ -93,6 +94,6 @@ def test_a_local_model_runs_through_rembg_without_a_network(tmp_path, hopper_pat
     report = json.loads(finished.stdout.splitlines()[-1])
     assert report["shape"] == [120, 90] and report["dtype"] == "float32"
     assert report["dark"] < 0.05 and report["light"] > 0.95
-    assert report["fill"] == pytest.approx([10, 200, 30])
+    assert report["fill"] == [10, 200, 30]
     assert "took the face for background" in report["inverted"]
     assert not any(Path(tmp_path, hidden).exists() for hidden in (".u2net", ".rembg"))

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from identity_lock.errors import PhotoError
-from identity_lock.identity import Face, NoFaceError, Photo, find_faces, largest_face, order_faces, the_face
+from identity_lock.identity import (
+    Face,
+    NoFaceError,
+    Photo,
+    find_faces,
+    largest_face,
+    order_faces,
+    refine_face,
+    the_face,
+)
 
 
 def pasted(pixels: np.ndarray, canvas: tuple[int, int], scales: list[float]) -> np.ndarray:
@@ -42,10 +51,10 @@ def test_landmarks_are_left_to_right_as_in_the_image(hopper, detector):
 def test_turning_the_head_shows_in_the_yaw_hint(stranger, detector):
     face = the_face(detector, stranger)
     mirrored = the_face(detector, Photo("mirrored", np.ascontiguousarray(stranger.pixels[:, ::-1])))
-    assert face.yaw_hint * mirrored.yaw_hint < 0
-    assert abs(face.yaw_hint + mirrored.yaw_hint) < 0.1
-    profile = Face(face.box, np.array([[0, 0], [10, 0], [14, 8], [2, 16], [9, 16]], float), 0.9)
-    assert profile.yaw_hint > 0.7
+    assert abs(face.yaw_hint) < 0.3 and abs(face.yaw_hint + mirrored.yaw_hint) < 0.2  # both nearly frontal
+    to_the_right = np.array([[0, 0], [10, 0], [14, 8], [2, 16], [9, 16]], float)
+    assert Face(face.box, to_the_right, 0.9).yaw_hint > 0.7
+    assert Face(face.box, (to_the_right * [-1, 1])[[1, 0, 2, 4, 3]], 0.9).yaw_hint < -0.7
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.6, 3.0])
@@ -53,7 +62,7 @@ def test_boxes_are_in_pixels_of_the_picture_given(hopper, detector, scale):
     whole = the_face(detector, hopper)
     resized = cv2.resize(hopper.pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     face = find_faces(detector, resized)[0]
-    assert np.abs(face.landmarks / scale - whole.landmarks).max() < 8
+    assert np.abs(face.landmarks / scale - whole.landmarks).max() < 0.07 * whole.size
 
 
 def test_the_largest_comes_first_whatever_the_order_given():
@@ -75,7 +84,7 @@ def test_ties_go_by_score_then_left_to_right_then_top_down():
 
 
 def test_the_order_of_a_group_survives_flips(hopper, detector):
-    group = pasted(hopper.pixels, (640, 1000), [0.9, 0.35, 0.6])
+    group = pasted(hopper.pixels, (640, 1060), [0.9, 0.35, 0.6])
     sizes = [face.size for face in find_faces(detector, group)]
     mirrored = [face.size for face in find_faces(detector, np.ascontiguousarray(group[:, ::-1]))]
     assert len(sizes) == 3
@@ -96,7 +105,7 @@ def test_a_close_up_that_the_first_attempt_misses_is_found_by_the_second(hopper,
     assert detector.detect(close_up) == []
     found = find_faces(detector, close_up)
     assert len(found) == 1
-    assert np.abs(found[0].landmarks + [left, top] - face.landmarks).max() < 12
+    assert np.abs(found[0].landmarks + [left, top] - face.landmarks).max() < 0.1 * face.size
     same = sface.embed(close_up, found[0]) @ sface.embed(hopper.pixels, face)
     assert float(same) > 0.5
 
@@ -136,6 +145,24 @@ def test_a_small_face_is_refused_with_its_size(hopper, detector):
     with pytest.raises(PhotoError, match=r"^far\.jpg: the face is only \d\d px.*64 px"):
         the_face(detector, photo)
     assert the_face(detector, photo, min_size=32).size < 64
+
+
+@pytest.mark.parametrize("who", ["hopper", "stranger"])
+def test_refined_landmarks_make_views_of_one_photo_agree_better(who, request, detector, sface):
+    photo = request.getfixturevalue(who)
+    height, width = photo.pixels.shape[:2]
+    rng = np.random.default_rng(0)
+    plain, refined = [], []
+    for _ in range(8):
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-8, 8), rng.uniform(0.6, 1.4))
+        view = cv2.warpAffine(photo.pixels, matrix, (width, height), flags=cv2.INTER_CUBIC)
+        face = find_faces(detector, view)[0]
+        plain.append(sface.embed(view, face))
+        refined.append(sface.embed(view, refine_face(detector, view, face)))
+    pairs = np.triu_indices(8, 1)
+    before, after = (float(1 - (np.array(rows) @ np.array(rows).T)[pairs].mean()) for rows in (plain, refined))
+    assert after < 0.8 * before
+    assert after < 0.035
 
 
 def test_moving_a_face_moves_all_of_it():

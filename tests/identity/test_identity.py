@@ -24,6 +24,7 @@ from identity_lock.identity import (
     photo_from_array,
     save_identity,
 )
+from identity_lock.identity.identity import _refuse_strangers as refuse_strangers
 from identity_lock.identity.identity import fuse
 
 from .onnx_models import write_arcface
@@ -107,6 +108,35 @@ def test_a_stranger_among_three_is_named(hopper, darker, stranger, position):
 def test_of_two_people_both_photos_are_named(hopper, stranger):
     with pytest.raises(PhotoError, match=r"grace_hopper\.jpg and astronaut\.png seem to show different people"):
         build_identity([hopper, stranger], name="Grace", consent=CONSENT)
+
+
+class _Judge:
+    """A recogniser's name and bar, for the logic of who is odd."""
+
+    def __init__(self, name: str, bar: float) -> None:
+        self.name, self.same_person_bar = name, bar
+
+
+def _at(*degrees: float) -> np.ndarray:
+    angles = np.radians(degrees)
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def test_either_recogniser_may_object(hopper, darker):
+    vectors = {"a": _at(0, 10), "b": _at(0, 80)}
+    with pytest.raises(PhotoError, match="different people .b similarity 0.17, same-person bar 0.5"):
+        refuse_strangers([hopper, darker], vectors, [_Judge("a", 0.5), _Judge("b", 0.5)])
+    assert refuse_strangers([hopper, darker], vectors, [_Judge("a", 0.5)]) == []
+
+
+def test_two_unlike_photos_that_a_third_links_are_kept_with_a_warning(hopper, darker, stranger):
+    (warning,) = refuse_strangers([hopper, darker, stranger], {"a": _at(0, 40, 80)}, [_Judge("a", 0.5)])
+    assert "grace_hopper.jpg and astronaut.png look unlike" in warning
+
+
+def test_three_people_are_all_named(hopper, darker, stranger):
+    with pytest.raises(PhotoError, match=r"grace_hopper\.jpg, darker\.jpg, astronaut\.png seem to show different"):
+        refuse_strangers([hopper, darker, stranger], {"a": _at(0, 120, 240)}, [_Judge("a", 0.5)])
 
 
 def test_a_faceless_photo_is_left_out_with_a_warning(hopper, faceless):
@@ -225,7 +255,14 @@ def test_an_identity_by_other_recognisers_does_not_compare(tmp_path, hopper, no_
     from identity_lock.identity.identity import Embedding
 
     only_arcface = Identity(
-        "Grace", {"arcface": Embedding(np.ones(512, np.float32), "arcface", "0" * 64, 512)}, "arcface", None, (), {}, "c", ""
+        "Grace",
+        {"arcface": Embedding(np.ones(512, np.float32), "arcface", "0" * 64, 512)},
+        "arcface",
+        None,
+        (),
+        {},
+        "c",
+        "",
     )
     with pytest.raises(RecogniserError, match="share no recogniser"):
         identity.drift_to(only_arcface)
@@ -255,8 +292,6 @@ def test_photo_warnings_reach_the_identity(hopper):
 
 
 def test_the_same_photos_give_the_same_identity(identity, hopper):
-    again = build_identity(
-        [hopper, Photo("blurred.jpg", _blurred(hopper.pixels, 4))], name="Grace", consent=CONSENT
-    )
+    again = build_identity([hopper, Photo("blurred.jpg", _blurred(hopper.pixels, 4))], name="Grace", consent=CONSENT)
     assert cosine(again.embeddings["sface"].vector, identity.embeddings["sface"].vector) == pytest.approx(1, abs=1e-6)
     assert again.photos == identity.photos

@@ -6,7 +6,18 @@ import os
 import subprocess
 import sys
 
-HEAVY = ("torch", "cv2", "onnxruntime", "onnx", "insightface", "dlib", "_dlib_pybind11", "scipy", "rembg", "safetensors")
+HEAVY = (
+    "torch",
+    "cv2",
+    "onnxruntime",
+    "onnx",
+    "insightface",
+    "dlib",
+    "_dlib_pybind11",
+    "scipy",
+    "rembg",
+    "safetensors",
+)
 
 
 def test_importing_identity_imports_nothing_heavy():

@@ -1,0 +1,122 @@
+"""`identity-lock demo | run | verify | doctor`: the pipeline without ComfyUI, fully offline."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import IdentityLockError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code 0 on success, 1 on a refusal or error (one sentence on stderr), 130 when interrupted."""
+    args = _parser().parse_args(arguments)
+    from .safety.offline import enforce_offline
+
+    enforce_offline()
+    try:
+        return int(args.run(args) or 0)
+    except IdentityLockError as error:
+        print(f"identity-lock: {error}", file=sys.stderr)
+        return 130 if type(error).__name__.endswith("Stopped") else 1
+    except KeyboardInterrupt:
+        print("identity-lock: stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="identity-lock", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the whole pipeline on a synthetic person and one real photograph")
+    demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the report (default: out/demo)")
+    demo.add_argument("--quick", action="store_true", help="the synthetic person only, under 4 minutes, lower quality")
+    demo.add_argument("--threads", type=int, default=1, help="torch threads (default: 1, the fastest for this small model)")
+    demo.set_defaults(run=_demo)
+
+    run = commands.add_parser("run", help="your own one to three photos and your own checkpoint")
+    run.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
+    run.add_argument("--checkpoint", type=Path, help="SD1.5 or SDXL: .safetensors or a diffusers folder; else the demo base")
+    run.add_argument("--style-checkpoint", type=Path, help="a second checkpoint for the two-pass mode")
+    run.add_argument("--consent", required=True, help="who agreed to the use of these photos, and to what")
+    run.add_argument("--name", default="subject", help="name of the identity and its files")
+    run.add_argument("--description", default="", help='how prompts speak of the person, such as "woman, old, gray hair"')
+    run.add_argument("--caption", action="append", default=[], help="what else a photo shows; once for each photo")
+    run.add_argument("--scene", action="append", default=[], help="a scene to style into; may be repeated")
+    run.add_argument("--seeds", type=int, default=64, help="how many seeds to search (default: 64)")
+    run.add_argument("--first-seed", type=int, default=1187891159)
+    run.add_argument("--size", type=int, help="side of the renders in pixels (default: the checkpoint's own)")
+    run.add_argument("--max-steps", type=int, help="shorten every training phase so that they add up to this")
+    run.add_argument("--models", type=Path, help="folder with face models, searched first")
+    run.add_argument("--out", type=Path, default=Path("out/run"))
+    run.set_defaults(run=_run)
+
+    verify = commands.add_parser("verify", help="measure the drift of a picture against an identity")
+    verify.add_argument("image", type=Path)
+    verify.add_argument("--identity", type=Path, required=True, help="identity.safetensors")
+    verify.add_argument("--models", type=Path, help="folder with face models, searched first")
+    verify.set_defaults(run=_verify)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what is missing, and the command that mends it")
+    doctor.add_argument("--models", type=Path, help="folder with face models, searched first")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> None:
+    import torch
+
+    from .demo.run import run_demo
+
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    with _stoppable() as should_stop:
+        run_demo(args.out, quick=args.quick, should_stop=should_stop)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .own_photos import run_own_photos
+
+    with _stoppable() as should_stop:
+        run_own_photos(args, should_stop)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from .verify import verify
+
+    print(verify(args.image, args.identity, args.models).text())
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    report = examine(args.models)
+    print(report.text())
+    return 0 if report.healthy else 1
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C asks the work to stop at its next safe point and keep everything; a second one stops at once."""
+    asked = False
+
+    def ask(signum: int, frame: object) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The whole way from photos to renders on one engine: prepare, embed, train, search, render, log.
+
+`identity-lock demo` and `identity-lock run` both call `run_pipeline`; a ComfyUI graph does the same node by node.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .engines.lora_file import LoraWeights, write_lora
+from .engines.protocol import Engine
+from .errors import PhotoError
+from .identity.faces import default_detector
+from .identity.identity import Identity, build_identity, save_identity
+from .identity.photo import Photo
+from .identity.prepare import PreparedFace, PrepSettings, prepare_all
+from .rendering.log import Meters, RenderLog
+from .rendering.search import SearchProgress, SearchReport, SearchSpec, search_seeds
+from .rendering.three_pass import ThreePassResult, ThreePassSpec, render_three_pass
+from .rendering.two_pass import TwoPassResult, TwoPassSpec, render_two_pass
+from .safety.consent import require_consent
+from .training.augment import JitterSpec, training_images
+from .training.loop import train
+from .training.phases import TrainingPlan
+from .training.report import Progress, TrainingReport
+from .training.training_set import build_training_set
+
+LORA_NAME, IDENTITY_NAME = "lora.safetensors", "identity.safetensors"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene to style into: its name in files and tables, and its prompt."""
+
+    name: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """size: side of the renders, px. untrained: seeds rendered before training, for the comparison.
+    three_pass, two_pass: templates whose style prompt each scene replaces."""
+
+    prep: PrepSettings
+    jitter: JitterSpec
+    plan: TrainingPlan
+    search: SearchSpec
+    scenes: tuple[Scene, ...]
+    three_pass: ThreePassSpec
+    two_pass: TwoPassSpec | None
+    size: int
+    untrained: int = 0
+
+
+@dataclass
+class PipelineResult:
+    """Everything a report is made of. untrained: the same prompt without a LoRA, None where it was not asked for."""
+
+    identity: Identity
+    meters: Meters
+    prepared: list[PreparedFace]
+    lora: LoraWeights
+    training: TrainingReport
+    search: SearchReport
+    untrained: SearchReport | None
+    three_pass: dict[str, ThreePassResult]
+    two_pass: dict[str, TwoPassResult]
+    unknown_words: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_pipeline(
+    engine: Engine,
+    style_engine: Engine | None,
+    photos: Sequence[Photo],
+    captions: Mapping[str, str],
+    spec: PipelineSpec,
+    folder: Path,
+    *,
+    name: str,
+    consent: str,
+    models_dir: Any = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> PipelineResult:
+    """captions: by photo name. folder: keeps every result; started again on it, finished stages are not repeated.
+
+    Raises the IdentityLockError family; TrainingStopped and SearchStopped keep the work.
+    """
+    require_consent(consent)
+    seconds: dict[str, float] = {}
+    with _stage("prepare", seconds):
+        prepared = prepare_all(photos, default_detector(models_dir), spec.prep, models_dir=models_dir)
+        missing = [face.source for face in prepared if face.source not in captions]
+        if missing:
+            raise PhotoError(f"There is no caption for {missing[0]}; give one for each photo.")
+    with _stage("embed", seconds):
+        identity = build_identity(photos, name=name, consent=consent, models_dir=models_dir)
+        meters = Meters.of(identity, models_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_identity(identity, folder / IDENTITY_NAME)
+    untrained = None
+    with _stage("untrained", seconds):
+        if spec.untrained:
+            plain = replace(spec.search, count=spec.untrained, control=spec.untrained, rungs=())
+            untrained = _search(engine, None, identity, meters, plain, spec.size, folder / "untrained", should_stop)
+    with _stage("train", seconds):
+        lora, training = _train(engine, prepared, captions, meters, spec, folder, name, should_stop)
+    with _stage("search", seconds):
+        search = _search(engine, lora, identity, meters, spec.search, spec.size, folder / "seeds", should_stop)
+    log = RenderLog(folder / "renders")
+    size = (spec.size, spec.size)
+    seed = search.best.seed
+    three: dict[str, ThreePassResult] = {}
+    with _stage("three_pass", seconds):
+        for scene in tqdm(spec.scenes, desc="three-pass", unit="scene"):
+            passes = styled_for(spec.three_pass, scene.prompt)
+            result = render_three_pass(engine, lora, identity, meters, seed, passes, size)
+            three[scene.name] = result
+            log.write(result.final, f"three_pass_{scene.name}", result.record)
+    two: dict[str, TwoPassResult] = {}
+    with _stage("two_pass", seconds):
+        if style_engine is not None and spec.two_pass is not None:
+            for scene in tqdm(spec.scenes, desc="two-pass", unit="scene"):
+                template = spec.two_pass
+                passes_two = replace(template, style=replace(template.style, prompt=scene.prompt))
+                anchor = three[scene.name].anchor
+                result_two = render_two_pass(
+                    engine, style_engine, lora, identity, meters, seed, passes_two, size, anchor=anchor
+                )
+                two[scene.name] = result_two
+                log.write(result_two.image, f"two_pass_{scene.name}", result_two.record)
+    unknown = dict.fromkeys(
+        word
+        for text in [*captions.values(), spec.search.render.prompt, *(s.prompt for s in spec.scenes)]
+        for word in engine.encode_prompt(text).unknown_words
+    )
+    return PipelineResult(
+        identity, meters, prepared, lora, training, search, untrained, three, two, tuple(unknown), seconds
+    )
+
+
+def styled_for(spec: ThreePassSpec, prompt: str) -> ThreePassSpec:
+    return replace(spec, style=replace(spec.style, prompt=prompt), rescue=replace(spec.rescue, prompt=prompt))
+
+
+def _train(
+    engine: Engine,
+    prepared: Sequence[PreparedFace],
+    captions: Mapping[str, str],
+    meters: Meters,
+    spec: PipelineSpec,
+    folder: Path,
+    name: str,
+    should_stop: Callable[[], bool],
+) -> tuple[LoraWeights, TrainingReport]:
+    """A LoRA that is already there for these very inputs is taken as it is; its checkpoint says whether it is."""
+    images = training_images(prepared, [captions[face.source] for face in prepared], spec.size, spec.jitter)
+    data = build_training_set(engine, images, background_weight=spec.plan.background_weight)
+    with tqdm(total=spec.plan.max_steps, desc="train", unit="step") as bar:
+
+        def tell(progress: Progress) -> None:
+            bar.n = progress.step
+            drift = "-" if progress.drift is None else f"{progress.drift:.3f}"
+            bar.set_description(f"train {progress.phase}", refresh=False)
+            bar.set_postfix(loss=f"{progress.loss:.4f}", drift=drift)
+
+        lora, report = train(
+            engine, data, meters.selection, spec.plan, folder, reporting=meters.reporting, name=name, size=spec.size,
+            on_progress=tell, should_stop=should_stop,
+        )
+    write_lora(lora, folder / LORA_NAME)
+    report.write_json(folder / "training.json")
+    report.plot(folder / "training.png")
+    return lora, report
+
+
+def _search(
+    engine: Engine,
+    lora: LoraWeights | None,
+    identity: Identity,
+    meters: Meters,
+    spec: SearchSpec,
+    size: int,
+    folder: Path,
+    should_stop: Callable[[], bool],
+) -> SearchReport:
+    with tqdm(total=spec.count, desc="seeds" if lora else "untrained", unit="seed") as bar:
+
+        def tell(progress: SearchProgress) -> None:
+            bar.n = progress.done
+            if progress.best is not None:
+                bar.set_postfix(best=f"{progress.best.drift:.3f}", seed=progress.best.seed)
+
+        return search_seeds(
+            engine, lora, identity, meters, spec, (size, size), folder, on_progress=tell, should_stop=should_stop
+        )
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - started, 2)
+
