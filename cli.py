@@ -35,16 +35,18 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the whole pipeline on a synthetic person and one real photograph")
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the report (default: out/demo)")
     demo.add_argument("--quick", action="store_true", help="the synthetic person only, under 4 minutes, lower quality")
-    demo.add_argument("--threads", type=int, default=1, help="torch threads (default: 1, the fastest for this small model)")
+    demo.add_argument("--threads", type=int, default=1, help="torch threads (default: 1, fastest for so small a model)")
     demo.set_defaults(run=_demo)
 
     run = commands.add_parser("run", help="your own one to three photos and your own checkpoint")
     run.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
-    run.add_argument("--checkpoint", type=Path, help="SD1.5 or SDXL: .safetensors or a diffusers folder; else the demo base")
+    run.add_argument(
+        "--checkpoint", type=Path, help="SD1.5 or SDXL: .safetensors or a diffusers folder; else the demo base"
+    )
     run.add_argument("--style-checkpoint", type=Path, help="a second checkpoint for the two-pass mode")
     run.add_argument("--consent", required=True, help="who agreed to the use of these photos, and to what")
     run.add_argument("--name", default="subject", help="name of the identity and its files")
-    run.add_argument("--description", default="", help='how prompts speak of the person, such as "woman, old, gray hair"')
+    run.add_argument("--description", default="", help='how prompts describe them, such as "woman, old, gray hair"')
     run.add_argument("--caption", action="append", default=[], help="what else a photo shows; once for each photo")
     run.add_argument("--scene", action="append", default=[], help="a scene to style into; may be repeated")
     run.add_argument("--seeds", type=int, default=64, help="how many seeds to search (default: 64)")
@@ -79,8 +81,13 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    import torch
+
     from .own_photos import run_own_photos
 
+    if args.checkpoint is None:  # as for the demo: the fastest for so small a model
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
     with _stoppable() as should_stop:
         run_own_photos(args, should_stop)
 

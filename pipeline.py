@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .engines.lora_file import LoraWeights, write_lora
 from .engines.protocol import Engine
-from .errors import PhotoError
+from .errors import PhotoError, RenderError
 from .identity.faces import default_detector
 from .identity.identity import Identity, build_identity, save_identity
 from .identity.photo import Photo
@@ -25,7 +25,9 @@ from .rendering.log import Meters, RenderLog
 from .rendering.search import SearchProgress, SearchReport, SearchSpec, search_seeds
 from .rendering.three_pass import ThreePassResult, ThreePassSpec, render_three_pass
 from .rendering.two_pass import TwoPassResult, TwoPassSpec, render_two_pass
+from .safety.atomic import make_folder
 from .safety.consent import require_consent
+from .safety.prompt import require_allowed
 from .training.augment import JitterSpec, training_images
 from .training.loop import train
 from .training.phases import TrainingPlan
@@ -46,7 +48,8 @@ class Scene:
 @dataclass(frozen=True)
 class PipelineSpec:
     """size: side of the renders, px. untrained: seeds rendered before training, for the comparison.
-    three_pass, two_pass: templates whose style prompt each scene replaces."""
+    three_pass, two_pass: templates whose style prompt each scene replaces. style_size: (width, height) of the two-pass
+    mode's second base, None for that of the renders."""
 
     prep: PrepSettings
     jitter: JitterSpec
@@ -57,6 +60,7 @@ class PipelineSpec:
     two_pass: TwoPassSpec | None
     size: int
     untrained: int = 0
+    style_size: tuple[int, int] | None = None
 
 
 @dataclass
@@ -94,6 +98,8 @@ def run_pipeline(
     Raises the IdentityLockError family; TrainingStopped and SearchStopped keep the work.
     """
     require_consent(consent)
+    for prompt in (spec.search.render.prompt, *(scene.prompt for scene in spec.scenes)):
+        require_allowed(prompt)  # before the hours, not after them
     seconds: dict[str, float] = {}
     with _stage("prepare", seconds):
         prepared = prepare_all(photos, default_detector(models_dir), spec.prep, models_dir=models_dir)
@@ -103,8 +109,7 @@ def run_pipeline(
     with _stage("embed", seconds):
         identity = build_identity(photos, name=name, consent=consent, models_dir=models_dir)
         meters = Meters.of(identity, models_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_identity(identity, folder / IDENTITY_NAME)
+        save_identity(identity, make_folder(folder) / IDENTITY_NAME)
     untrained = None
     with _stage("untrained", seconds):
         if spec.untrained:
@@ -120,6 +125,7 @@ def run_pipeline(
     three: dict[str, ThreePassResult] = {}
     with _stage("three_pass", seconds):
         for scene in tqdm(spec.scenes, desc="three-pass", unit="scene"):
+            _stop_between_scenes(should_stop, len(three), spec.scenes, folder)
             passes = styled_for(spec.three_pass, scene.prompt)
             result = render_three_pass(engine, lora, identity, meters, seed, passes, size)
             three[scene.name] = result
@@ -128,11 +134,12 @@ def run_pipeline(
     with _stage("two_pass", seconds):
         if style_engine is not None and spec.two_pass is not None:
             for scene in tqdm(spec.scenes, desc="two-pass", unit="scene"):
+                _stop_between_scenes(should_stop, len(two), spec.scenes, folder)
                 template = spec.two_pass
                 passes_two = replace(template, style=replace(template.style, prompt=scene.prompt))
                 anchor = three[scene.name].anchor
                 result_two = render_two_pass(
-                    engine, style_engine, lora, identity, meters, seed, passes_two, size, anchor=anchor
+                    engine, style_engine, lora, identity, meters, seed, passes_two, size, spec.style_size, anchor=anchor
                 )
                 two[scene.name] = result_two
                 log.write(result_two.image, f"two_pass_{scene.name}", result_two.record)
@@ -201,6 +208,20 @@ def _search(
         return search_seeds(
             engine, lora, identity, meters, spec, (size, size), folder, on_progress=tell, should_stop=should_stop
         )
+
+
+def _stop_between_scenes(
+    should_stop: Callable[[], bool], done: int, scenes: Sequence[Scene], folder: Path
+) -> None:
+    if should_stop():
+        raise RenderStopped(
+            f"Rendering stopped after {done} of {len(scenes)} scenes; the LoRA, the seeds and the finished pictures "
+            f"are kept in {folder}, and the same command goes on from there."
+        )
+
+
+class RenderStopped(RenderError):
+    """The user asked to stop while scenes were rendered."""
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class Verification:
             lines.append("  the picture carries no Identity Lock record")
         else:
             told = self.record.get("drift")
-            lines.append(f"  its own record says: seed {self.record.get('seed')}, drift {told:.6f}")
+            value = f"{told:.6f}" if isinstance(told, int | float) else "unknown"
+            lines.append(f"  its own record says: seed {self.record.get('seed')}, drift {value}")
         lines.append("  similarity only: the picture is no evidence of who somebody is")
         return "\n".join(lines)
 

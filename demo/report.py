@@ -20,7 +20,8 @@ from .subjects import PHOTOS, Subject
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.25em .7em;text-align:right}
-td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:.3em 0}h2{margin-top:2.2em;border-top:1px solid #ccc;padding-top:1em}
+td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:.3em 0}
+h2{margin-top:2.2em;border-top:1px solid #ccc;padding-top:1em}
 .no{color:#a33}.yes{color:#2a7a3f}.note{color:#555;font-size:90%}
 """
 
@@ -45,9 +46,11 @@ def write_html(
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Identity Lock: demonstration</title>",
         f"<style>{STYLE}</style><h1>Identity Lock: demonstration</h1>",
         "<p>Every picture here is synthetic except the photos named as such. Drift is 1 - cosine between face "
-        "embeddings, raw; a render counts as locked at 0.18 or below. One recogniser chooses seeds, blends and stopping "
-        "points; the other is never consulted and is shown beside it. Similarity is no evidence of who somebody is.</p>",
-        f"<p class='note'>{'Quick run, of lower quality by design. ' if quick else ''}Made in {minutes:.1f} minutes.</p>",
+        "embeddings, raw; a render counts as locked at 0.18 or below. One recogniser chooses seeds, blends and "
+        "stopping points; the other is never consulted and is shown beside it. Similarity is no evidence of who "
+        "somebody is.</p>",
+        f"<p class='note'>{'Quick run, of lower quality by design. ' if quick else ''}"
+        f"Made in {minutes:.1f} minutes.</p>",
     ]
     for subject, result, numbers in parts:
         body += _subject(subject, result, numbers)
@@ -59,7 +62,8 @@ def _subject(subject: Subject, result: PipelineResult, numbers: dict[str, Any]) 
     verdict = (
         f"<b class='yes'>Locked</b> at seed {best.seed}: drift {best.drift:.3f}."
         if numbers["locked"]
-        else f"<b class='no'>Not locked.</b> The best seed, {best.seed}, has drift {best.drift:.3f}; the lock is at 0.18."
+        else f"<b class='no'>Not locked.</b> The best seed, {best.seed}, has drift {best.drift:.3f}; "
+        "the lock is at 0.18."
     )
     training = "".join(f"<li>{html.escape(line)}</li>" for line in result.training.summary().splitlines())
     return [

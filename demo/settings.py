@@ -8,6 +8,7 @@ the blend are the paper's.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..identity.prepare import PrepSettings
 from ..pipeline import PipelineSpec, Scene
@@ -21,10 +22,10 @@ from .subjects import Subject
 
 SIZE = 128
 SEED = 1187891159  # the paper's
-SAMPLING = dict(steps=8, sampler="ddim", scheduler="sgm_uniform")
+SAMPLING: dict[str, Any] = dict(steps=8, sampler="ddim", scheduler="sgm_uniform")
 CFG = 1.5
 
-DEMO_PHASES = (
+DEMO_PHASES: tuple[PhaseSpec, ...] = (
     PhaseSpec("COARSE", 4e-3, 8.0, "mse", "adamw", max_steps=500, min_steps=200),
     PhaseSpec("MID", 2e-3, 4.0, "huber", "adamw", max_steps=300, min_steps=120),
     PhaseSpec("MID_FINE", 6e-4, 2.0, "charbonnier", "adamp", max_steps=150, min_steps=60),
@@ -44,11 +45,11 @@ def demo_plan(subject: Subject, *, quick: bool = False) -> TrainingPlan:
         batch=4,
         background_weight=0.3,
         caption_dropout=0.1,
-        probe=ProbeSpec(pairs=16, every=20),
+        probe=ProbeSpec(pairs=16, every=8),
         identity_probe=IdentityProbeSpec(
             prompts=(subject.prompt("gray background"), subject.prompt("green background", "warm light")),
             seeds=(SEED - 1, SEED - 2, SEED - 3, SEED - 4),  # never searched
-            steps=SAMPLING["steps"],  # type: ignore[arg-type]
+            steps=SAMPLING["steps"],
             cfg=CFG,
             sampler="ddim",
             scheduler="sgm_uniform",
@@ -100,7 +101,7 @@ def demo_spec(subject: Subject, *, quick: bool = False) -> PipelineSpec:
         three_pass=passes,
         two_pass=TwoPassSpec(
             anchor=passes.anchor,
-            style=PassSpec("", cfg=CFG, denoise=0.9, face_denoise=0.3, **SAMPLING),  # type: ignore[arg-type]
+            style=PassSpec("", cfg=CFG, denoise=0.9, face_denoise=0.3, **SAMPLING),
         ),
         size=SIZE,
         untrained=16,

@@ -31,7 +31,7 @@ class Subject:
         return [read_photo(PHOTOS / file) for file in self.photos]
 
     def prompt(self, *phrases: str) -> str:
-        return ", ".join((f"photo of {SUBJECT_WORD} person", self.description, *phrases))
+        return ", ".join(filter(None, (f"photo of {SUBJECT_WORD} person", self.description, *phrases)))
 
 
 def _captions() -> dict[str, str]:
@@ -63,7 +63,8 @@ def grace_hopper() -> Subject:
         },
         held_out=None,
         description=description,
-        consent="Historical public figure (1906-1992); an official US Navy portrait in the public domain, used for tests.",
+        consent="Historical public figure (1906-1992); an official US Navy portrait in the public domain, used for "
+        "tests.",
         note="Rear Admiral Grace M. Hopper, United States Navy portrait, public domain; matplotlib's sample data.",
     )
 

@@ -115,7 +115,7 @@ class PhraseEncoder(nn.Module):
     """
 
     PAD = 0
-    IGNORED = frozenset("a an and at from in is of on the to with".split())
+    IGNORED = frozenset(("a", "an", "and", "at", "from", "in", "is", "of", "on", "the", "to", "with"))
 
     def __init__(self, vocabulary: tuple[str, ...]) -> None:
         super().__init__()
@@ -217,6 +217,12 @@ def load_demo_base(path: Path) -> DemoBase:
     base = DemoBase(new_unet(), PatchPCA(), PhraseEncoder(tuple(json.loads(metadata["vocabulary"]))), metadata)
     for prefix, module in (("unet", base.unet), ("text", base.text), ("codec", base.codec)):
         part = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
-        module.load_state_dict(part)
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"The demo base {path} is incomplete ({reason}); restore it from the repository."
+            ) from error
         module.requires_grad_(False).eval()
     return base

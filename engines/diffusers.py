@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, RenderError
 from . import demo_base
 from .lora_file import LoraWeights, read_lora, weight_change
-from .noising import NoisingRule, discrete_rule, flow_rule
+from .noising import NoisingRule, Prediction, discrete_rule, flow_rule
 from .protocol import Conditioning, ModelCard, SampleRequest, SampleResult, StepCallback
 from .sampling import SAMPLERS, SCHEDULES, run_sampler
 
@@ -261,7 +261,7 @@ class StableDiffusionText:
 
 
 def open_checkpoint(
-    path: Path, *, device: str | None = None, dtype: torch.dtype | None = None, prediction: str | None = None
+    path: Path, *, device: str | None = None, dtype: torch.dtype | None = None, prediction: Prediction | None = None
 ) -> DiffusersEngine:
     """A local SD1.5 or SDXL checkpoint: a diffusers folder or a single .safetensors. Raises CheckpointError.
 
@@ -274,6 +274,7 @@ def open_checkpoint(
     loaded = load_checkpoint(path, device=device, dtype=dtype, prediction=prediction)
     info = loaded.info
     schedule = dict(loaded.scheduler_config)
+    native = 1024 if info.architecture == "sdxl" else 512
     if info.prediction == "flow":
         rule = flow_rule(shift=float(schedule.get("shift", 1.0)))
     else:
@@ -282,7 +283,7 @@ def open_checkpoint(
         schedule["prediction_type"] = info.prediction
         rule = discrete_rule(info.prediction, DDIMScheduler.from_config(schedule).alphas_cumprod)  # type: ignore[arg-type]
     return DiffusersEngine(
-        card=ModelCard(path.stem, info.sha256, info.architecture, info.prediction, 1024 if info.architecture == "sdxl" else 512),
+        card=ModelCard(path.stem, info.sha256, info.architecture, info.prediction, native),
         unet=loaded.unet,
         codec=StableDiffusionCodec(loaded.vae, loaded.vae_scale, loaded.vae_shift),
         text=StableDiffusionText(loaded.text_encoders, loaded.tokenizers),

@@ -2,13 +2,14 @@
 
 Of the layouts in use this one loads, with no unmatched key, both in stock ComfyUI and in diffusers'
 `load_lora_weights`, and can name attention, feed-forward and convolution layers alike:
-`lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`. Some readers ignore alpha, so the scale alpha/rank is
-folded into lora_up and the alpha written equals the rank: every reader multiplies by one.
+`lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`. Some readers ignore alpha, so the scale alpha/rank
+is folded into lora_up and the alpha written equals the rank: every reader multiplies by one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -60,12 +61,24 @@ def weight_change(down: Tensor, up: Tensor, scale: float) -> Tensor:
     return scale * flat.view(up.shape[0], *down.shape[1:])
 
 
-def write_lora(lora: LoraWeights, path: Path) -> Path:
-    """Written under a temporary name and renamed: a reader never sees half a file. Raises OutputError."""
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file in memory, the same bytes for the same content: the library orders metadata at random."""
     from safetensors.torch import save
 
+    written = save(dict(tensors), metadata=dict(metadata))
+    end = 8 + int.from_bytes(written[:8], "little")
+    header = json.loads(written[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data that follows
+    return len(text).to_bytes(8, "little") + text + written[end:]
+
+
+def write_lora(lora: LoraWeights, path: Path) -> Path:
+    """Written under a temporary name and renamed: a reader never sees half a file. Raises OutputError."""
+    content = safetensors_bytes(lora.tensors, lora.metadata)
     with replacing(path) as temporary:
-        temporary.write_bytes(save(dict(lora.tensors), metadata=dict(lora.metadata)))
+        temporary.write_bytes(content)
     return path
 
 

@@ -6,6 +6,7 @@ on the way: the scheduler still steps the whole batch, but the model is only ask
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ _SPACING = {"sgm_uniform": "trailing", "normal": "linspace", "karras": "linspace
 
 
 def make_scheduler(config: dict[str, Any], sampler: str, schedule: str) -> Any:
-    """A diffusers scheduler for a noise schedule `config` (diffusers' own keys). Raises RenderError for a name unknown."""
+    """A diffusers scheduler for a noise schedule `config` (diffusers' own keys). Raises RenderError for other names."""
     import diffusers
 
     if sampler not in SAMPLERS:
@@ -33,18 +34,24 @@ def make_scheduler(config: dict[str, Any], sampler: str, schedule: str) -> Any:
         if sampler != "euler":
             raise RenderError(f"A flow model is sampled with 'euler' here, not '{sampler}'.")
         return diffusers.FlowMatchEulerDiscreteScheduler(shift=config.get("shift", 1.0))
-    options = {k: v for k, v in config.items() if k not in ("shift", "clip_sample", "set_alpha_to_one")}
-    options["timestep_spacing"] = _SPACING[schedule]
+    options = config | {"timestep_spacing": _SPACING[schedule], "use_karras_sigmas": schedule == "karras"}
     if sampler == "ddim":
-        if schedule == "karras":
-            raise RenderError("The sampler 'ddim' has no karras schedule; take 'normal' or 'sgm_uniform'.")
-        return diffusers.DDIMScheduler(**options, clip_sample=False, set_alpha_to_one=False)
-    options["use_karras_sigmas"] = schedule == "karras"
+        if schedule != "sgm_uniform":  # DDIM steps by a whole share of the timesteps: any other grid misnames the noise
+            raise RenderError(f"The sampler 'ddim' has no {schedule} schedule here; take 'sgm_uniform'.")
+        return _built(diffusers.DDIMScheduler, options | {"clip_sample": False, "set_alpha_to_one": False})
     if sampler == "euler":
-        return diffusers.EulerDiscreteScheduler(**options)
+        return _built(diffusers.EulerDiscreteScheduler, options)
     if sampler == "dpmpp_2m":
-        return diffusers.DPMSolverMultistepScheduler(**options, algorithm_type="dpmsolver++", solver_order=2)
-    return diffusers.UniPCMultistepScheduler(**options)
+        return _built(
+            diffusers.DPMSolverMultistepScheduler, options | {"algorithm_type": "dpmsolver++", "solver_order": 2}
+        )
+    return _built(diffusers.UniPCMultistepScheduler, options)
+
+
+def _built(kind: Any, options: dict[str, Any]) -> Any:
+    """A checkpoint's schedule names the settings of whichever scheduler saved it; each kind takes those it knows."""
+    known = inspect.signature(kind.__init__).parameters
+    return kind(**{key: value for key, value in options.items() if key in known})
 
 
 def initial_noise(seeds: tuple[int, ...], shape: tuple[int, int, int]) -> Tensor:
@@ -58,9 +65,13 @@ class _Run:
     def __init__(self, request: SampleRequest, rule: NoisingRule, config: dict[str, Any], device: torch.device) -> None:
         self.request, self.rule, self.config, self.device = request, rule, config, device
         self.scheduler = make_scheduler(config, request.sampler, request.scheduler)
-        total = max(request.steps, round(request.steps / request.denoise))
-        self.scheduler.set_timesteps(total)
-        first = max(0, len(self.scheduler.timesteps) - request.steps) if request.init is not None else 0
+        whole = request.init is None  # nothing to keep a share of: denoise says nothing
+        total = request.steps if whole else max(request.steps, round(request.steps / request.denoise))
+        if rule.prediction == "flow":  # diffusers' own grid spends its last step on a thousandth of the noise
+            self.scheduler.set_timesteps(sigmas=[1.0 - i / total for i in range(total)])
+        else:
+            self.scheduler.set_timesteps(total)
+        first = 0 if whole else max(0, len(self.scheduler.timesteps) - request.steps)
         self.timesteps = self.scheduler.timesteps[first:]
         self.first = first
         if hasattr(self.scheduler, "set_begin_index"):

@@ -20,7 +20,6 @@ from .faces import (
     the_face,
 )
 from .identity import (
-    ConsentError,
     Embedding,
     Identity,
     IdentityFileError,
@@ -36,7 +35,6 @@ from .recognisers import Recogniser, RecogniserInfo, available, default_pair, ge
 
 __all__ = [
     "LOCK_THRESHOLD",
-    "ConsentError",
     "Drift",
     "DriftMeter",
     "Embedding",

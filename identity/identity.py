@@ -19,6 +19,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ..errors import IdentityLockError, OutputError, PhotoError, RecogniserError
+from ..safety.consent import require_consent
 from .drift import DriftMeter, FaceReader, cosine, drift
 from .faces import Face, FaceDetector, NoFaceError, default_detector, the_face
 from .photo import Photo
@@ -30,10 +31,6 @@ MAX_PHOTOS = 3  # paper section 3.1: a single photo, or up to three
 FORMAT = "identity-lock-identity"
 FORMAT_VERSION = 1
 _TENSOR_PREFIX = "embedding."
-
-
-class ConsentError(IdentityLockError):
-    """An identity asked for without a statement of consent."""
 
 
 class IdentityFileError(IdentityLockError):
@@ -153,17 +150,13 @@ def build_identity(
 ) -> Identity:
     """An identity from one to three photos of one person (paper section 3.2), fused by quality-weighted mean.
 
-    consent: the statement of the person shown, or of who may speak for them; it must not be empty. selection and
+    consent: the statement of the person shown, or of who may speak for them; see safety/consent.py. selection and
     reporting: recogniser names; by default `default_pair`. A photo without a face is left out with a warning while
     others remain. A photo of somebody else, by either recogniser's same_person_bar, is never averaged in: PhotoError
     names it.
     Raises ConsentError, PhotoError, RecogniserError.
     """
-    consent = consent.strip() if isinstance(consent, str) else ""
-    if not consent:
-        raise ConsentError(
-            f"No consent statement was given for {name}; write who agreed to the use of these photos, and to what."
-        )
+    statement = require_consent(consent).statement
     if not 1 <= len(photos) <= MAX_PHOTOS:
         raise PhotoError(f"An identity is made from one to three photos, but {len(photos)} were given for {name}.")
     selection, reporting = _choose_pair(selection, reporting, models_dir)
@@ -193,7 +186,7 @@ def build_identity(
         reporting=reporting,
         photos=records,
         yardstick=MappingProxyType({key: _pair_drifts(rows) for key, rows in vectors.items()}),
-        consent=consent,
+        consent=statement,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         warnings=tuple(warnings),
     )

@@ -1,4 +1,4 @@
-"""The render log: what was asked, with which models and seeds, and the drift that came of it; one JSON line a render."""
+"""The render log: what was asked, with which models and seeds, and the drift that came of it; a JSON line a render."""
 
 from __future__ import annotations
 
@@ -17,7 +17,20 @@ import numpy as np
 from ..errors import OutputError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
+from ..safety.atomic import make_folder
 from ..safety.provenance import write_png
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what a render looks like."""
+    found = {"python": platform.python_version()}
+    for package in ("identity_lock", "torch", "diffusers", "peft", "onnxruntime", "onnxruntime-gpu", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 @dataclass(frozen=True)
@@ -60,32 +73,15 @@ class RenderRecord:
     space: str = "raw cosine"
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    versions: Mapping[str, str] = field(default_factory=versions)
     made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-@lru_cache(maxsize=1)
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("identity_lock", "torch", "diffusers", "peft", "onnxruntime", "onnxruntime-gpu", "numpy"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 class RenderLog:
     """Writes pictures with their records inside, and the same records as lines of `renders.jsonl` beside them."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"The output folder {folder} cannot be made ({error.strerror}); give one that you may write."
-            ) from error
+        self.folder = make_folder(folder)
 
     def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
         """The PNG first, then its line: a line always has its picture. Raises OutputError."""

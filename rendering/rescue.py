@@ -75,7 +75,8 @@ def rescue_blend(
                 return RescueResult(image, blended.mask, before, after, float(amount), healed, note)
     if best is None or best.after.value >= before.value:
         return unchanged(f"No blend up to {cap:.0%} lowered the drift of {before.value:.3f}; not locked.")
-    note = f"Not locked: a blend of {best.blend:.0%} brought the drift from {before.value:.3f} to {best.after.value:.3f}."
+    change = f"from {before.value:.3f} to {best.after.value:.3f}"
+    note = f"Not locked: a blend of {best.blend:.0%} brought the drift {change}."
     return RescueResult(best.image, best.mask, before, best.after, best.blend, best.healed, note)
 
 

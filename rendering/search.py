@@ -71,8 +71,8 @@ class SearchSpec:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """One seed. drift: of the finished picture, None where it was pruned. previews: one drift a rung reached, None where
-    the preview showed no face yet. dropped_at: the rung that pruned it. full: it was never at risk of being pruned."""
+    """One seed. drift: of the finished picture, None where it was pruned. previews: one for each rung reached, None
+    where it showed no face yet. dropped_at: the rung that pruned it. full: it was never at risk of being pruned."""
 
     seed: int
     drift: float | None
@@ -90,7 +90,7 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """results: in the order of the seeds. correlations: a rung's Spearman rho over the full renders, None while unknown.
+    """results: in the order of the seeds. correlations: a rung's Spearman rho over the full renders, None if unknown.
     cost: row steps computed over those of rendering every seed looked at in full."""
 
     results: tuple[SeedResult, ...]
@@ -139,6 +139,8 @@ def search_seeds(
     journal = _Journal(folder, _fingerprint(engine, lora, identity, spec, size))
     search = _Search(engine, lora, identity, meters, spec, size, journal)
     for batch, full in search.batches():
+        if spec.stop_after_locked is not None and search.locked >= spec.stop_after_locked:
+            break
         if should_stop():
             raise SearchStopped(
                 f"The seed search stopped after {len(journal.results)} of {spec.count} seeds; they are kept in "
@@ -147,8 +149,6 @@ def search_seeds(
         search.run_batch(batch, full)
         if on_progress is not None:
             on_progress(SearchProgress(len(journal.results), spec.count, search.best))
-        if spec.stop_after_locked is not None and search.locked >= spec.stop_after_locked:
-            break
     if not any(r.finished for r in journal.results.values()):
         raise RenderError("The seed search finished no seed; give it more seeds or rungs that keep more.")
     return search.report()
@@ -350,7 +350,9 @@ class _Journal:
             with open(self.path, "w" if fresh else "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise OutputError(f"The journal {self.path} cannot be written ({error.strerror}); free some space.") from error
+            raise OutputError(
+                f"The journal {self.path} cannot be written ({error.strerror}); free some space."
+            ) from error
 
 
 def _fingerprint(

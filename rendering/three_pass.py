@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from .rescue import RescueResult, rescue_blend
 
 @dataclass(frozen=True)
 class ThreePassSpec:
-    """The paper's strengths and cfgs are the defaults; prompts are the caller's. blend: cap of the rescue, at most 0.30.
+    """The paper's strengths and cfgs are the defaults; prompts are the caller's. blend: cap of the rescue, up to 0.30.
 
     The style pass denoises the scene in full and the face only in part, so that light and background follow the prompt.
     """
@@ -31,9 +32,9 @@ class ThreePassSpec:
     threshold: float = LOCK_THRESHOLD
 
 
-def paper_passes(anchor_prompt: str, style_prompt: str, negative: str = "", **sampling: object) -> ThreePassSpec:
-    """Strength 1.0 / 0.85 / 0.90, cfg 5.8 / 6.3 / 6.8, blend 30 %. sampling: steps, sampler, scheduler of all passes."""
-    base = PassSpec(anchor_prompt, negative, **sampling)  # type: ignore[arg-type]
+def paper_passes(anchor_prompt: str, style_prompt: str, negative: str = "", **sampling: Any) -> ThreePassSpec:
+    """Strength 1.0 / 0.85 / 0.90, cfg 5.8 / 6.3 / 6.8, blend 30 %. sampling: steps, sampler, scheduler of each pass."""
+    base = PassSpec(anchor_prompt, negative, **sampling)
     return ThreePassSpec(
         anchor=replace(base, strength=1.0, cfg=5.8),
         style=replace(base, prompt=style_prompt, strength=0.85, cfg=6.3, denoise=1.0, face_denoise=0.55),

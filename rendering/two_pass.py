@@ -1,4 +1,4 @@
-"""The 2-pass stylizer (paper, section 5.2): an identity lock with the LoRA anchor, then another base's realism on top."""
+"""The 2-pass stylizer (paper, section 5.2): an identity lock with the LoRA anchor, then another base's realism."""
 
 from __future__ import annotations
 

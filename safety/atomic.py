@@ -10,6 +10,20 @@ from pathlib import Path
 from ..errors import OutputError
 
 
+def make_folder(folder: Path) -> Path:
+    """The folder, made where it was missing and proven writable. Raises OutputError, naming it and the remedy."""
+    probe = folder / f".writable.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"The output folder {folder} cannot be written ({error.strerror or error}); give one that you may write."
+        ) from error
+    return folder
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed and renamed over it, on failure removed.

@@ -13,7 +13,8 @@ MIN_WORDS = 4
 MAX_LENGTH = 2000
 
 _PLACEHOLDERS = re.compile(
-    r"lorem ipsum|\b(?:test|asdf|qwerty|todo|tbd|xxx|placeholder|consent statement here|statement goes here)\b"
+    r"lorem ipsum|(?:^|\b(?:this is|just|only) (?:an? )?)test(?:ing)?\b"
+    r"|\b(?:asdf|qwerty|todo|tbd|xxx|placeholder|consent statement here|statement goes here)\b"
     r"|\[(?:name|date)[^\]]*\]|<[^>]+>|\{[^}]+\}|_{3,}",
     re.IGNORECASE,
 )

@@ -3,7 +3,8 @@
     python -m tools.people dataset --out data/studio --people 1200 --views 6 --first-seed 0
     python -m tools.people dataset --out data/film --people 400 --views 6 --first-seed 0 --look film
     python -m tools.pretrain base --data data/studio --out assets/demo_base.safetensors --steps 12000
-    python -m tools.pretrain look --data data/film --base assets/demo_base.safetensors --out assets/demo_look.safetensors
+    python -m tools.pretrain look --data data/film --base assets/demo_base.safetensors \
+        --out assets/demo_look.safetensors
 
 Both are seeded and go on from their last checkpoint after a kill. One torch thread is faster here than two.
 """
@@ -29,7 +30,7 @@ from identity_lock.engines.noising import NoisingRule, discrete_rule
 
 DROP_CAPTION = 0.10  # classifier-free guidance needs an unconditional model (Ho & Salimans 2022)
 DROP_PHRASE = 0.15  # so that a prompt may leave things open
-EMA_HORIZON = 0.999
+EMA_HORIZON = 0.998
 MIRRORED = {"left": "right", "right": "left"}
 EXTRA_WORDS = ("sks",)  # a word without a meaning: the subject's name
 PREVIEWS = (
@@ -47,7 +48,8 @@ PREVIEWS = (
 class RenderedPeople:
     """The pictures and captions that `tools.people dataset` wrote, served as seeded batches."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, zoom: float) -> None:
+        self.zoom = zoom
         self.images = np.load(folder / "images.npy", mmap_mode="r")
         self.captions: list[list[str]] = json.loads((folder / "captions.json").read_text())
 
@@ -65,7 +67,7 @@ class RenderedPeople:
         rng = np.random.default_rng([7, step])
         rows = np.sort(rng.choice(len(self.images), size, replace=False))
         mirror = rng.random(size) < 0.5
-        zoom = rng.uniform(0.88, 1.0, size)
+        zoom = rng.uniform(1.0 - self.zoom, 1.0, size)
         shift = rng.uniform(-1.0, 1.0, (size, 2)) * (1.0 - zoom)[:, None]
         theta = torch.zeros(size, 2, 3)
         theta[:, 0, 0] = torch.from_numpy(np.where(mirror, -zoom, zoom))
@@ -112,9 +114,17 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def train(
-    modules: nn.ModuleList, loss: Any, *, steps: int, peak: float, checkpoint: Path, preview: Any, every: int
+    modules: nn.ModuleList,
+    loss: Any,
+    *,
+    steps: int,
+    until: int,
+    peak: float,
+    checkpoint: Path,
+    preview: Any,
+    every: int,
 ) -> nn.ModuleList:
-    """AdamW with a cosine schedule; returns the exponential moving average of `modules`."""
+    """AdamW with a cosine schedule of `steps`, run up to `until`; returns the moving average of `modules`."""
     parameters = [p for p in modules.parameters() if p.requires_grad]
     average = copy.deepcopy(modules)
     averaged = [a for a, p in zip(average.parameters(), modules.parameters(), strict=True) if p.requires_grad]
@@ -126,7 +136,7 @@ def train(
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
         first, running = saved["step"], saved["running"]
-    bar = tqdm(range(first, steps), initial=first, total=steps, desc="pretrain", mininterval=20.0)
+    bar = tqdm(range(first, until), initial=first, total=until, desc="pretrain", mininterval=20.0)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, peak)
@@ -140,7 +150,7 @@ def train(
             torch._foreach_lerp_(averaged, parameters, 1.0 - decay)
         running = value.item() if running is None else 0.99 * running + 0.01 * value.item()
         bar.set_postfix(loss=f"{running:.4f}", refresh=False)
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if (step + 1) % every == 0 or step + 1 == until:
             state = dict(modules=modules.state_dict(), average=average.state_dict(), step=step + 1, running=running)
             temporary = checkpoint.with_suffix(".tmp")
             torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
@@ -171,10 +181,14 @@ def preview_sheet(base: demo_base.DemoBase, path: Path, *, cfg: float = 2.0, ste
 
 def pretrain_base(args: argparse.Namespace) -> None:
     torch.manual_seed(0)
-    people = RenderedPeople(args.data)
-    codec = demo_base.PatchPCA.fit(people.sample_pixels(600, seed=3))
-    text = demo_base.PhraseEncoder(people.vocabulary())
-    unet = demo_base.new_unet()
+    people = RenderedPeople(args.data, args.zoom)
+    if args.init is None:
+        codec = demo_base.PatchPCA.fit(people.sample_pixels(600, seed=3))
+        text = demo_base.PhraseEncoder(people.vocabulary())
+        unet = demo_base.new_unet()
+    else:
+        before = demo_base.load_demo_base(args.init)
+        codec, text, unet = before.codec, before.text.requires_grad_(True), before.unet.requires_grad_(True)
     rule = discrete_rule("sample", demo_base.new_scheduler().alphas_cumprod)
 
     def loss(step: int) -> Tensor:
@@ -182,7 +196,12 @@ def pretrain_base(args: argparse.Namespace) -> None:
         return denoising_loss(unet, rule, codec.encode(pixels), embed(text, captions), step)
 
     def assemble(modules: nn.ModuleList, step: int) -> demo_base.DemoBase:
-        metadata = {"steps": str(step), "pictures": str(len(people.images)), "batch": str(args.batch)}
+        metadata = {
+            "steps": str(step),
+            "began_from": "noise" if args.init is None else args.init.name,
+            "pictures": str(len(people.images)),
+            "batch": str(args.batch),
+        }
         return demo_base.DemoBase(modules[0].eval(), codec, modules[1].eval(), metadata)  # type: ignore[arg-type]
 
     def preview(modules: nn.ModuleList, step: int) -> None:
@@ -194,12 +213,13 @@ def pretrain_base(args: argparse.Namespace) -> None:
         nn.ModuleList([unet, text]),
         loss,
         steps=args.steps,
+        until=args.until or args.steps,
         peak=args.lr,
         checkpoint=args.work / "checkpoint.pt",
         preview=preview,
         every=args.every,
     )
-    demo_base.save_demo_base(assemble(average, args.steps), args.out)
+    demo_base.save_demo_base(assemble(average, args.until or args.steps), args.out)
 
 
 def pretrain_look(args: argparse.Namespace) -> None:
@@ -208,10 +228,11 @@ def pretrain_look(args: argparse.Namespace) -> None:
     from identity_lock.engines.lora_file import LoraWeights, write_lora
     from identity_lock.training.lora import adapted
 
-    people = RenderedPeople(args.data)
+    people = RenderedPeople(args.data, args.zoom)
     engine = open_demo_base(args.base)
     codec, text = engine.codec.module, engine.text.module
-    with engine.trainable() as denoiser, adapted(denoiser, rank=args.rank, alpha=args.rank, targets="all", seed=0) as lora:
+    options = dict(rank=args.rank, alpha=args.rank, targets="all", seed=0)
+    with engine.trainable() as denoiser, adapted(denoiser, **options) as lora:
 
         def loss(step: int) -> Tensor:
             pixels, captions = people.batch(step, args.batch)
@@ -225,13 +246,15 @@ def pretrain_look(args: argparse.Namespace) -> None:
             nn.ModuleList([engine.unet]),
             loss,
             steps=args.steps,
+            until=args.steps,
             peak=args.lr,
             checkpoint=args.work / "look_checkpoint.pt",
             preview=preview,
             every=args.every,
         )
         engine.unet.load_state_dict(average[0].state_dict())
-        metadata = {"format": "identity-lock-demo-look/1", "steps": str(args.steps), "pictures": str(len(people.images))}
+        pictures = str(len(people.images))
+        metadata = {"format": "identity-lock-demo-look/1", "steps": str(args.steps), "pictures": pictures}
         delta: LoraWeights = lora.export("demo_look", metadata, torch.float16)
     write_lora(delta, args.out)
 
@@ -240,9 +263,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     base = commands.add_parser("base", help="train the demo base from scratch")
-    base.set_defaults(run=pretrain_base, lr=1e-3)
+    base.set_defaults(run=pretrain_base)
+    base.add_argument("--init", type=Path, help="a demo base to go on from instead of noise")
+    base.add_argument("--until", type=int, help="end here, before the schedule of --steps does")
     look = commands.add_parser("look", help="train the second look as a delta of the base")
-    look.set_defaults(run=pretrain_look, lr=1e-3)
+    look.set_defaults(run=pretrain_look)
     look.add_argument("--base", type=Path, required=True)
     look.add_argument("--rank", type=int, default=16)
     for command in (base, look):
@@ -253,7 +278,8 @@ def main() -> None:
         command.add_argument("--batch", type=int, default=8)
         command.add_argument("--every", type=int, default=500)
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument("--lr", type=float, help="peak learning rate")
+        command.add_argument("--lr", type=float, default=1e-3, help="peak learning rate")
+        command.add_argument("--zoom", type=float, default=0.04, help="pictures are enlarged by up to this share")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)

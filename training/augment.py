@@ -16,7 +16,7 @@ OVERSAMPLING = 2  # pictures are warped at this multiple of the size wanted and 
 @dataclass(frozen=True)
 class JitterSpec:
     """copies: pictures made of each prepared face besides itself. shift: share of the side; scale: share; rotation:
-    degrees; brightness: share; each is the standard deviation, clipped at two. Flips are left out: no face is symmetric."""
+    degrees; brightness: share; each is the standard deviation, clipped at two. No flips: no face is symmetric."""
 
     copies: int = 0
     shift: float = 0.02

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engines.lora_file import safetensors_bytes
 from ..errors import TrainingError
 from ..safety.atomic import replacing
 
@@ -34,8 +35,6 @@ class Checkpoint:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Atomic: a kill while writing leaves the checkpoint before. Raises OutputError."""
-    from safetensors.torch import save
-
     tensors: dict[str, Tensor] = {f"adapter/{k}": v for k, v in checkpoint.adapter.items()}
     tensors |= {f"best/{k}": v for k, v in checkpoint.best.items()}
     numbers: dict[str, dict[str, Any]] = {}
@@ -54,7 +53,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     }
     flat = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with replacing(path) as temporary:
-        temporary.write_bytes(save(flat, metadata=metadata))
+        temporary.write_bytes(safetensors_bytes(flat, metadata))
 
 
 def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:

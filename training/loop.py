@@ -1,15 +1,18 @@
-"""The training run: four phases, each ended by its budget or by the plateau test; the LoRA kept is the best by identity."""
+"""The training run: four phases, each ended by budget or by the plateau test; the LoRA kept is the best by identity."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,8 +62,9 @@ def train(
 ) -> tuple[LoraWeights, TrainingReport]:
     """Trains a LoRA on `data` and returns the one with the lowest identity drift, and the report of the run.
 
-    meter: the selection recogniser; reporting: another, measured beside it and never consulted. size: side in pixels of the identity probe's renders. folder: keeps the
-    checkpoint; a run that was killed or stopped goes on from it to the bit-identical LoRA.
+    meter: the selection recogniser; reporting: another, measured beside it and never consulted. size: side in pixels of
+    the identity probe's renders. folder: keeps the checkpoint; a run that was killed or stopped goes on from it to the
+    bit-identical LoRA.
     Raises TrainingError (NaN in the loss, a checkpoint of another run) and TrainingStopped.
     """
     size = size or engine.card.native_size
@@ -69,14 +73,16 @@ def train(
     with engine.trainable() as denoiser:
         first = plan.phases[0]
         options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
-        if plan.gradient_checkpointing and hasattr(denoiser.module, "enable_gradient_checkpointing"):
-            denoiser.module.enable_gradient_checkpointing()
+        module: Any = denoiser.module
+        checkpointed = plan.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing")
+        if checkpointed:
+            module.enable_gradient_checkpointing()
         try:
             with adapted(denoiser, **options) as adapter:
                 return run.train(denoiser, adapter, name)
         finally:
-            if plan.gradient_checkpointing and hasattr(denoiser.module, "disable_gradient_checkpointing"):
-                denoiser.module.disable_gradient_checkpointing()
+            if checkpointed:
+                module.disable_gradient_checkpointing()
 
 
 class _Run:
@@ -96,7 +102,7 @@ class _Run:
         self.on_progress, self.should_stop = on_progress, should_stop
         self.identity_probe, self.meter = identity_probe, meter
         self.fingerprint = "-".join(
-            (plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], meter.recogniser, str(size))
+            (plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], _fingerprint(meter), str(size))
         )
         self.position = _Position()
         self.report = TrainingReport.empty(plan.name, plan.max_steps)
@@ -127,7 +133,13 @@ class _Run:
         self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
         self.detector = self._new_detector(phase)
         self.position.delta = huber_delta(self.probe.residuals()) if phase.loss == "huber" else None
-        self.report.phases.append(PhaseReport(phase.name, self.position.step, start_norm=self.adapter.relative_change()))
+        start = self.adapter.relative_change()
+        self.report.phases.append(
+            PhaseReport(
+                phase.name, self.position.step, start_norm=start, alpha=phase.alpha, optimizer=phase.optimizer,
+                warmup_steps=phase.warmup_steps,
+            )
+        )  # fmt: skip
         self._before = self.adapter.state()
 
     def _run_phase(self) -> None:
@@ -172,14 +184,20 @@ class _Run:
             if math.isfinite(total):
                 loss.backward()
         if not math.isfinite(total):
-            raise TrainingError(
-                f"The loss became {total} at step {self.position.step + 1} ({phase.name}); the last good state is in "
-                f"{self.path}. Lower the learning rate of that phase, or train in float32."
-            )
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.plan.clip_norm)
+            raise self._diverged(f"The loss became {total}", self.position.step + 1)
+        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.plan.clip_norm)
+        if not math.isfinite(float(norm)):  # half precision overflows here first; the step would ruin the weights
+            raise self._diverged(f"The gradient became {float(norm)}", self.position.step + 1)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        phase = self.plan.phases[self.position.phase].name
+        kept = f"the last good state is in {self.path}" if self.path.is_file() else "no checkpoint was written yet"
+        return TrainingError(
+            f"{what} at step {step} ({phase}); {kept}. Lower the learning rate of that phase, or train in float32."
+        )
 
     def _batch_loss(self, phase: PhaseSpec, generator: torch.Generator) -> Tensor:
         batch, rule, device = self.plan.batch, self.denoiser.rule, self.denoiser.device
@@ -206,6 +224,8 @@ class _Run:
         if step % plan.probe.every == 0:
             started = time.perf_counter()
             losses = self.probe.losses()
+            if not np.isfinite(losses).all():
+                raise self._diverged("The probe's loss stopped being a number", step)
             verdict = self.detector.update(step, losses)
             self.report.add_probe(verdict)
             plateau = verdict.plateau
@@ -220,7 +240,8 @@ class _Run:
         started = time.perf_counter()
         check = self.identity_probe.check(self.position.step)
         self.report.identity.append(check)
-        if not self.best or check.drift < self.report.best_drift:
+        # A tie goes to the later weights: where no render shows a face, all checks are 1.0 and the first is untrained.
+        if not self.best or check.drift <= self.report.best_drift:
             self.report.best_drift, self.report.best_step = check.drift, check.step
             self.best = self.adapter.state() | {"alpha": torch.tensor(self.adapter.alpha)}
         self.report.seconds_probing += time.perf_counter() - started
@@ -232,8 +253,9 @@ class _Run:
         if self.on_progress is not None:
             probe = self.report.probe[-1].mean if self.report.probe else None
             drift = self.report.identity[-1].drift if self.report.identity else None
+            position = self.position
             self.on_progress(
-                Progress(self.position.step, self.plan.max_steps, phase.name, self.position.phase_step, loss, probe, drift)
+                Progress(position.step, self.plan.max_steps, phase.name, position.phase_step, loss, probe, drift)
             )
 
     # -- going on after a kill ---------------------------------------------------------------------------------------
@@ -279,23 +301,30 @@ class _Run:
             "base_model": self.engine.card.name,
             "base_model_sha256": self.engine.card.sha256,
             "recogniser": self.meter.recogniser,
+            "recogniser_sha256": self.meter.reader.recogniser.sha256,
             "plan": json.dumps(asdict(self.plan)),
             "kept_step": str(self.report.best_step),
             "identity_probe": json.dumps([[c.step, round(c.drift, 5)] for c in self.report.identity]),
             "denoising_probe": json.dumps([[p.step, round(p.mean, 6)] for p in self.report.probe]),
             "phases": json.dumps([[p.name, p.first_step, p.last_step] for p in self.report.phases]),
-            "torch": torch.__version__,
+            "versions": json.dumps({name: version(name) for name in ("torch", "diffusers", "peft")}),
         }
         lora = self.adapter.export(name, metadata)
         self.report.lora_sha256 = lora.sha256
         return lora
 
 
+def _fingerprint(meter: DriftMeter) -> str:
+    """Of the recogniser and of whom it compares with: both decide which weights are kept."""
+    digest = hashlib.sha256(meter.reader.recogniser.sha256.encode() + meter.reference.tobytes())
+    return f"{meter.recogniser}-{digest.hexdigest()[:16]}"
+
+
 def _distance(before: dict[str, Tensor], alpha: float, adapter: Adapter, rank: int) -> float:
     """How far a phase moved the weights: RMS of the change of scale*B@A over the RMS of the adapted base weights."""
     after = adapter.state()
     moved = base = 0.0
-    for key in before:
+    for key in sorted(before):  # a resumed run holds the same keys in another order, and sums differ by it
         if not key.endswith(".down"):
             continue
         stem = key[: -len(".down")]

@@ -36,7 +36,7 @@ def target_modules(module: nn.Module, targets: Targets) -> list[str]:
 
 
 class Adapter:
-    """LoRA layers inside a module. Parameters are float32 whatever the base: at 1e-6, bf16 loses nearly every update."""
+    """LoRA layers inside a module. Parameters are float32 whatever the base: at 1e-6, bf16 loses most updates."""
 
     def __init__(self, denoiser: TrainableDenoiser, *, rank: int, alpha: float, targets: Targets, seed: int) -> None:
         from peft import LoraConfig, inject_adapter_in_model
@@ -46,37 +46,49 @@ class Adapter:
         names = target_modules(denoiser.module, targets)
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, init_lora_weights=True)
         denoiser.module.requires_grad_(False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            inject_adapter_in_model(config, denoiser.module, adapter_name=ADAPTER)
-        self._layers = {name: denoiser.module.get_submodule(name) for name in names}
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                inject_adapter_in_model(config, denoiser.module, adapter_name=ADAPTER)
+        except Exception as error:  # PEFT has no error family, and may have stopped half way through the layers
+            self._layers = self._injected(names)
+            self.eject()
+            raise TrainingError(
+                f"The LoRA layers could not be put into this model ({error}); "
+                "take a checkpoint with float32, float16 or bfloat16 weights."
+            ) from error
+        self._layers = self._injected(names)
         for parameter in self.parameters():
             parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
 
-    def _pairs(self) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    def _injected(self, names: list[str]) -> dict[str, Any]:
+        children = {name: self._denoiser.module.get_submodule(name) for name in names}
+        return {name: layer for name, layer in children.items() if hasattr(layer, "get_base_layer")}
+
+    def _pairs(self) -> Iterator[tuple[str, Any, Any]]:
         for name, layer in self._layers.items():
-            yield name, layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]  # type: ignore[index,union-attr]
+            yield name, layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
 
     def parameters(self) -> list[nn.Parameter]:
-        return [p for _, down, up in self._pairs() for p in (down.weight, up.weight)]  # type: ignore[misc]
+        return [p for _, down, up in self._pairs() for p in (down.weight, up.weight)]
 
     @torch.no_grad()
     def set_alpha(self, alpha: float) -> None:
         """Changes the scale alpha/rank without changing the function: B takes up the old scale over the new."""
         for _, _, up in self._pairs():
-            up.weight.mul_(self.alpha / alpha)  # type: ignore[operator,union-attr]
+            up.weight.mul_(self.alpha / alpha)
         for layer in self._layers.values():
-            layer.scaling[ADAPTER] = alpha / self.rank  # type: ignore[index]
+            layer.scaling[ADAPTER] = alpha / self.rank
         self.alpha = alpha
 
     def base_weight(self, name: str) -> Tensor:
         """The frozen weight of an adapted layer."""
-        return self._layers[name].get_base_layer().weight  # type: ignore[operator,union-attr,return-value]
+        return self._layers[name].get_base_layer().weight
 
     def state(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{part}": layer.weight.detach().clone()  # type: ignore[operator,union-attr]
+            f"{name}.{part}": layer.weight.detach().clone()
             for name, down, up in self._pairs()
             for part, layer in (("down", down), ("up", up))
         }
@@ -86,18 +98,18 @@ class Adapter:
         """Puts back what `state()` gave while the scale was alpha/rank."""
         for name, down, up in self._pairs():
             for part, layer in (("down", down), ("up", up)):
-                layer.weight.copy_(state[f"{name}.{part}"])  # type: ignore[operator,union-attr]
+                layer.weight.copy_(state[f"{name}.{part}"])
         for layer in self._layers.values():
-            layer.scaling[ADAPTER] = alpha / self.rank  # type: ignore[index]
+            layer.scaling[ADAPTER] = alpha / self.rank
         self.alpha = alpha
 
     @torch.no_grad()
     def relative_change(self) -> float:
-        """Root mean square of the weight change over that of the adapted weights: how far the adapter has moved them."""
+        """Root mean square of the weight change over that of the adapted weights: how far it has moved them."""
         change = weight = 0.0
         for name, down, up in self._pairs():
-            a = down.weight.flatten(1)  # type: ignore[operator,union-attr]
-            b = up.weight.flatten(1)  # type: ignore[operator,union-attr]
+            a = down.weight.flatten(1)
+            b = up.weight.flatten(1)
             # |BA|^2 = trace((B'B)(AA')), which never builds the dense product
             change += float(((b.T @ b) * (a @ a.T)).sum()) * (self.alpha / self.rank) ** 2
             weight += float(self.base_weight(name).float().square().sum())
@@ -109,8 +121,8 @@ class Adapter:
         tensors: dict[str, Tensor] = {}
         for layer, down, up in self._pairs():
             key = self._denoiser.lora_key(layer)
-            tensors[key + DOWN] = down.weight.detach().to("cpu", dtype).contiguous().clone()  # type: ignore[operator,union-attr]
-            scaled = up.weight.detach() * (self.alpha / self.rank)  # type: ignore[operator,union-attr]
+            tensors[key + DOWN] = down.weight.detach().to("cpu", dtype).contiguous().clone()
+            scaled = up.weight.detach() * (self.alpha / self.rank)
             tensors[key + UP] = scaled.to("cpu", dtype).contiguous()
             tensors[key + ALPHA] = torch.tensor(float(self.rank))
         return LoraWeights(name, tensors, dict(metadata))
@@ -121,7 +133,7 @@ class Adapter:
         for name, layer in self._layers.items():
             parent, _, leaf = name.rpartition(".")
             owner: Any = root.get_submodule(parent) if parent else root
-            base = layer.get_base_layer()  # type: ignore[operator]
+            base = layer.get_base_layer()
             if isinstance(owner, nn.ModuleList | nn.Sequential):
                 owner[int(leaf)] = base
             else:

@@ -28,7 +28,7 @@ class PhaseSpec:
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """The fixed MSE probe: `pairs` (timestep, noise) pairs, stratified over timesteps, looked at every `every` steps."""
+    """The fixed MSE probe: `pairs` (timestep, noise) pairs, stratified over timesteps, read every `every` steps."""
 
     pairs: int = 24
     every: int = 10

@@ -30,8 +30,10 @@ class Progress:
 
 @dataclass
 class PhaseReport:
-    """first_step exclusive, last_step inclusive. moved: RMS weight change within the phase over the RMS of the adapted
-    weights; total: the same since the run began. drift: of the identity probe at the end of the phase."""
+    """first_step exclusive, last_step inclusive. alpha, optimizer, warmup_steps: every phase begins with a fresh
+    optimizer and a warm-up, and with B rescaled so that the new alpha leaves the function as it was. moved: RMS weight
+    change within the phase over the RMS of the adapted weights; total: the same since the run began. drift: of the
+    identity probe at the end of the phase."""
 
     name: str
     first_step: int
@@ -41,6 +43,9 @@ class PhaseReport:
     drift: float = 1.0
     moved: float = 0.0
     total: float = 0.0
+    alpha: float = 0.0
+    optimizer: str = ""
+    warmup_steps: int = 0
 
     def end(self, step: int, reason: str, *, drift: float, moved: float, total: float) -> None:
         self.last_step, self.reason, self.drift, self.moved, self.total = step, reason, drift, moved, total
@@ -49,7 +54,9 @@ class PhaseReport:
     def sentence(self) -> str:
         nothing = "; it moved the weights by next to nothing" if self.moved < MOVED_NOTHING else ""
         return (
-            f"{self.name}: {self.last_step - self.first_step} steps, ended because {self.reason}; "
+            f"{self.name}: alpha {self.alpha:g} (B rescaled to keep the function), {self.optimizer} state reset with "
+            f"{self.warmup_steps} warm-up steps; "
+            f"{self.last_step - self.first_step} steps, ended because {self.reason}; "
             f"probe drift {self.drift:.3f}, weights moved by {self.moved:.2e}{nothing}."
         )
 
@@ -94,8 +101,11 @@ class TrainingReport:
     def summary(self) -> str:
         lines = [phase.sentence for phase in self.phases]
         lines.append(
-            f"Kept: the weights of step {self.best_step} of {self.steps}, with the lowest probe drift {self.best_drift:.3f}."
+            f"Kept: the weights of step {self.best_step} of {self.steps}, with the lowest probe drift "
+            f"{self.best_drift:.3f}."
         )
+        if self.identity and not any(check.detected for check in self.identity):
+            lines.append("No probe render showed a face, so the probe could not choose: these are the last weights.")
         return "\n".join(lines)
 
     def write_json(self, path: Path) -> None:
@@ -103,7 +113,7 @@ class TrainingReport:
             temporary.write_text(json.dumps(self.to_json()))
 
     def plot(self, path: Path) -> None:
-        """Three rows over the steps: training loss (its scale changes with the phase's loss), denoising probe, drift."""
+        """Three rows over the steps: training loss (its scale changes with the phase), denoising probe, drift."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, 8), layout="constrained")
@@ -128,9 +138,8 @@ class TrainingReport:
                 axis.axvline(phase.first_step, color="0.85", lw=1, zorder=0)
         for phase in self.phases:
             label = f"{phase.name}\n{phase.reason.split(' (')[0]}"
-            loss.annotate(
-                label, (phase.first_step, 1.02), xycoords=("data", "axes fraction"), fontsize=7, rotation=12, color="0.3"
-            )
+            place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), fontsize=7, rotation=12, color="0.3")
+            loss.annotate(label, (phase.first_step, 1.02), **place)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 

@@ -26,7 +26,7 @@ class TrainingImage:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """latents (M, C, h, w) and masks (M, 1, h, w) float32, CPU; conditioning: one a picture; empty: the null caption."""
+    """latents (M, C, h, w) and masks (M, 1, h, w) float32, CPU; conditioning: one a picture; empty: no caption."""
 
     latents: Tensor
     masks: Tensor
@@ -47,6 +47,12 @@ def build_training_set(engine: Engine, images: Sequence[TrainingImage], *, backg
     if not images:
         raise TrainingError("There is no picture to train on; give at least one prepared face.")
     latents = engine.encode_images([image.pixels for image in images]).cpu()
+    broken = [index for index in range(len(images)) if not bool(torch.isfinite(latents[index]).all())]
+    if broken:
+        raise TrainingError(
+            f"The latents of picture {broken[0] + 1} of {len(images)} are not finite: the VAE overflowed, as some "
+            "do in float16; run it in float32 or bfloat16."
+        )
     height, width = latents.shape[-2:]
     weights = [
         (background_weight + (1.0 - background_weight) * image.face_mask) * (image.valid_mask > 0.999)

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
 from identity_lock.engines.checkpoints import LoadedCheckpoint, inspect_checkpoint, load_checkpoint
 from identity_lock.engines.configs import shapes as layout
 from identity_lock.engines.tokenizer import clip_tokenizer, clip_vocabulary
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.fixtures import tiny_checkpoint as tiny
-from safetensors.torch import load_file, save_file
 
 SD15 = {"levels": (1, 1), "attention": (0, 1), "clip_layers": 1}
 SDXL = {"levels": (1, 1), "attention": (0, 2), "blocks_per_level": 1, "clip_layers": 1, "bigg_layers": 1}

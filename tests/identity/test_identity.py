@@ -13,7 +13,6 @@ import pytest
 
 from identity_lock.errors import IdentityLockError, OutputError, PhotoError, RecogniserError
 from identity_lock.identity import (
-    ConsentError,
     Identity,
     IdentityFileError,
     NoFaceError,
@@ -26,6 +25,7 @@ from identity_lock.identity import (
 )
 from identity_lock.identity.identity import _refuse_strangers as refuse_strangers
 from identity_lock.identity.identity import fuse
+from identity_lock.safety.consent import ConsentError
 
 from .onnx_models import write_arcface
 
@@ -83,7 +83,7 @@ def test_its_meters_measure_with_two_different_recognisers(identity, hopper, str
         assert meter.measure_one(hopper.pixels).value < meter.measure_one(stranger.pixels).value / 2
 
 
-@pytest.mark.parametrize("consent", ["", "   \n", None])
+@pytest.mark.parametrize("consent", ["", "   \n", None, "yes"])
 def test_no_consent_no_identity(hopper, consent):
     with pytest.raises(ConsentError, match="consent"):
         build_identity([hopper], name="Grace", consent=consent)

@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from identity_lock.errors import RenderError
 from identity_lock.rendering import blend
-from PIL import Image
 
 # Where YuNet finds the five points in the two public-domain portraits that matplotlib and scikit-image bring along.
 HOPPER = np.array([(227.8, 193.7), (307.9, 195.5), (266.9, 240.1), (229.2, 267.6), (302.1, 269.9)])

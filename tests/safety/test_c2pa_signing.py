@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from identity_lock.errors import OutputError, PhotoError
 from identity_lock.safety import c2pa_signing, provenance
 from identity_lock.safety.offline import no_network

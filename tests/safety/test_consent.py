@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+
 from identity_lock.errors import IdentityLockError
 from identity_lock.safety.consent import ConsentError, require_consent
 
@@ -13,6 +14,7 @@ from identity_lock.safety.consent import ConsentError, require_consent
         "I am the person in these photos and agree to synthetic portraits of me.",
         "Ada Example agreed in writing on 3 May 2025, for the town archive.",
         "Die abgebildete Person hat am 3. Mai schriftlich zugestimmt.",
+        "G. H. agreed in writing to the making of a test picture.",
         "照片中的本人于二〇二五年五月三日书面同意制作合成肖像",
     ],
 )

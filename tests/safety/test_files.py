@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from identity_lock.errors import OutputError
 from identity_lock.safety.files import resolve_inside
 

@@ -7,6 +7,7 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+
 from identity_lock.errors import IdentityLockError
 from identity_lock.safety.offline import OFFLINE_VARIABLES, NetworkRefused, no_network, offline
 

@@ -8,6 +8,7 @@ import time
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+
 from identity_lock.errors import PromptRefused
 from identity_lock.safety import terms
 from identity_lock.safety.prompt import MAX_LENGTH, check_prompt, require_allowed

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from identity_lock.errors import OutputError, PhotoError
 from identity_lock.safety import provenance
-from PIL import Image
 
 RECORD = {"prompt": 'Zoë at a window, <soft> & "warm"', "seed": 1187891159, "drift": 0.1621, "passes": [1, 2, 3]}
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)

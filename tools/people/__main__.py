@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tools.people.dataset import DatasetPlan, make_dataset
+from tools.people.dataset import FRAMINGS, DatasetPlan, make_dataset
 from tools.people.grade import LOOKS
 from tools.people.sheet import make_sheet
 
@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--size", type=int, default=128)
         command.add_argument("--look", choices=LOOKS, default=LOOKS[0])
     sheet.add_argument("--captions", action="store_true")
+    dataset.add_argument("--framing", choices=FRAMINGS, default=FRAMINGS[0])
     dataset.add_argument("--workers", type=int, default=2)
     return parser
 
@@ -33,9 +34,8 @@ def main() -> None:
     if args.command == "sheet":
         make_sheet(args.out, args.first_seed, args.people, args.views, args.size, args.look, args.captions)
     else:
-        make_dataset(
-            args.out, DatasetPlan(args.people, args.views, args.first_seed, args.size, args.look), args.workers
-        )
+        plan = DatasetPlan(args.people, args.views, args.first_seed, args.size, args.look, args.framing)
+        make_dataset(args.out, plan, args.workers)
 
 
 if __name__ == "__main__":

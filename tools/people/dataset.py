@@ -20,16 +20,26 @@ from tools.people.person import Person
 from tools.people.render import render
 from tools.people.view import View
 
+FRAMINGS = ("free", "steady")
+
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """Which pictures to render: `views` of each of `people`, whose seeds count up from `first_seed`."""
+    """Which pictures to render: `views` of each of `people`, whose seeds count up from `first_seed`.
+
+    framing: 'free' (View.sample) or 'steady' (View.steady).
+    """
 
     people: int
     views: int
     first_seed: int
     size: int
     look: str
+    framing: str = "free"
+
+    def view(self, person_seed: int, index: int) -> View:
+        draw = View.steady if self.framing == "steady" else View.sample
+        return draw(view_seed(person_seed, index))
 
     def jobs(self) -> Iterator[tuple[int, int]]:
         """(first row, person seed) of every person."""
@@ -69,7 +79,7 @@ def make_dataset(folder: Path, plan: DatasetPlan, workers: int) -> None:
 def _render_person(job: tuple[DatasetPlan, int, int]) -> tuple[int, Array]:
     plan, row, seed = job
     person = Person.sample(seed)
-    views = (View.sample(view_seed(seed, index)) for index in range(plan.views))
+    views = (plan.view(seed, index) for index in range(plan.views))
     return row, np.stack([render(person, view, plan.size, plan.look) for view in views])
 
 
@@ -77,7 +87,7 @@ def _write_labels(folder: Path, plan: DatasetPlan) -> None:
     phrases, seeds = [], []
     for _, seed in plan.jobs():
         person = Person.sample(seed)
-        phrases += [caption_phrases(person, View.sample(view_seed(seed, index))) for index in range(plan.views)]
+        phrases += [caption_phrases(person, plan.view(seed, index)) for index in range(plan.views)]
         seeds += [seed] * plan.views
     (folder / "captions.json").write_text(json.dumps(phrases))
     np.save(folder / "people.npy", np.array(seeds, np.int64))

