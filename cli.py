@@ -70,14 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    import torch
-
     from .demo.run import run_demo
 
-    torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
-    with _stoppable() as should_stop:
-        run_demo(args.out, quick=args.quick, should_stop=should_stop)
+    with stoppable():  # the subjects' own processes listen too, and stop at their next safe point
+        run_demo(args.out, quick=args.quick, threads=args.threads)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -88,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.checkpoint is None:  # as for the demo: the fastest for so small a model
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
-    with _stoppable() as should_stop:
+    with stoppable() as should_stop:
         run_own_photos(args, should_stop)
 
 
@@ -107,7 +103,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable(*, quiet: bool = False) -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks the work to stop at its next safe point and keep everything; a second one stops at once."""
     asked = False
 
@@ -116,7 +112,8 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
+        if not quiet:
+            print("\nStopping after this step; press Ctrl-C again to stop at once.", file=sys.stderr, flush=True)
 
     before = signal.signal(signal.SIGINT, ask)
     try:

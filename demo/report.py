@@ -39,25 +39,23 @@ ROWS = (
 )
 
 
-def write_html(
-    path: Path, parts: Sequence[tuple[Subject, PipelineResult, dict[str, Any]]], minutes: float, quick: bool
-) -> None:
-    body = [
+def page(sections: Sequence[str], minutes: float, quick: bool) -> str:
+    """The whole page; nothing in it is fetched."""
+    lower = "Quick run, of lower quality by design. " if quick else ""
+    head = [
         "<!doctype html><html lang='en'><meta charset='utf-8'><title>Identity Lock: demonstration</title>",
         f"<style>{STYLE}</style><h1>Identity Lock: demonstration</h1>",
         "<p>Every picture here is synthetic except the photos named as such. Drift is 1 - cosine between face "
         "embeddings, raw; a render counts as locked at 0.18 or below. One recogniser chooses seeds, blends and "
         "stopping points; the other is never consulted and is shown beside it. Similarity is no evidence of who "
         "somebody is.</p>",
-        f"<p class='note'>{'Quick run, of lower quality by design. ' if quick else ''}"
-        f"Made in {minutes:.1f} minutes.</p>",
+        f"<p class='note'>{lower}Made in {minutes:.1f} minutes.</p>",
     ]
-    for subject, result, numbers in parts:
-        body += _subject(subject, result, numbers)
-    path.write_text("\n".join(body) + "</html>\n", encoding="utf-8")
+    return "\n".join([*head, *sections]) + "</html>\n"
 
 
-def _subject(subject: Subject, result: PipelineResult, numbers: dict[str, Any]) -> list[str]:
+def subject_section(subject: Subject, result: PipelineResult, numbers: dict[str, Any]) -> str:
+    """One subject's part of the page."""
     best = result.search.best
     verdict = (
         f"<b class='yes'>Locked</b> at seed {best.seed}: drift {best.drift:.3f}."
@@ -66,7 +64,7 @@ def _subject(subject: Subject, result: PipelineResult, numbers: dict[str, Any]) 
         "the lock is at 0.18."
     )
     training = "".join(f"<li>{html.escape(line)}</li>" for line in result.training.summary().splitlines())
-    return [
+    lines = [
         f"<h2>{html.escape(subject.title)}</h2><p class='note'>{html.escape(subject.note)}</p><p>{verdict}</p>",
         "<h3>Photos, and what the trainer sees of them</h3>",
         _picture(_photo_strip(subject, result)),
@@ -87,6 +85,7 @@ def _subject(subject: Subject, result: PipelineResult, numbers: dict[str, Any]) 
         "<h3>Two passes: the second base's look</h3>" if result.two_pass else "",
         _picture(_two_pass_sheet(result)) if result.two_pass else "",
     ]
+    return "\n".join(lines)
 
 
 def _table(numbers: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ def test_requirements_never_name_torch_nor_an_upper_bound():
 
 def test_requirements_name_everything_the_code_imports():
     text = (ROOT / "requirements.txt").read_text().lower()
-    optional = {"dlib", "c2pa", "cryptography", "torch", "cv2", "comfy"}  # see pyproject's extras; cv2 comes with a pack
+    optional = {"dlib", "c2pa", "cryptography", "torch", "cv2"}  # pyproject's extras, the host's own, rembg's opencv
     pip_names = {"PIL": "pillow", "pytorch_optimizer": "pytorch-optimizer"}
     here = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
     for folder in ("identity", "safety", "engines", "training", "rendering", "demo", "pipeline.py", "own_photos.py"):

@@ -123,7 +123,7 @@ def test_nothing_biometric_leaves_the_identity_file(finished):
 
 def test_verify_finds_the_recorded_drift_in_every_picture(finished):
     pictures = [*(finished.folder / "seeds").glob("*.png"), *(finished.folder / "renders").glob("*.png")]
-    assert len(pictures) == 5
+    assert len(pictures) >= 5  # one more where the base's second look is there
     for path in pictures:
         measured, told = verify(path, finished.folder / "identity.safetensors"), read_record(path)
         assert measured.selection.value == pytest.approx(told["drift"], abs=1e-6)
@@ -298,7 +298,8 @@ def _spec(*options: str, architecture: str = "sd15", prediction: str = "epsilon"
 def test_a_checkpoint_gets_the_papers_settings():
     spec = _spec("--description", "woman")
     three = spec.three_pass
-    assert [(p.strength, p.cfg) for p in (three.anchor, three.style, three.rescue)] == [(1.0, 5.8), (0.85, 6.3), (0.9, 6.8)]
+    told = [(p.strength, p.cfg) for p in (three.anchor, three.style, three.rescue)]
+    assert told == [(1.0, 5.8), (0.85, 6.3), (0.9, 6.8)]
     assert three.blend == 0.30 and spec.size == 512 and spec.prep.size == 768
     assert spec.plan.phases == PAPER_PLAN.phases and spec.plan.rank == PAPER_PLAN.rank
     assert spec.search.first_seed == 1187891159 and spec.search.count == 64
@@ -362,7 +363,7 @@ def test_doctor_without_a_second_recogniser(tmp_path, monkeypatch):
         (["onnxruntime-gpu"], ["CUDAExecutionProvider", "CPUExecutionProvider"], "ok", "onnxruntime-gpu is live"),
         (["onnxruntime-gpu"], ["CPUExecutionProvider"], "note", "without CUDAExecutionProvider"),
         (["onnxruntime", "onnxruntime-gpu"], ["CPUExecutionProvider"], "warning", "the CPU wheel is live and shadows"),
-        (["onnxruntime", "onnxruntime-gpu"], ["CUDAExecutionProvider"], "warning", "both installed; onnxruntime-gpu is"),
+        (["onnxruntime", "onnxruntime-gpu"], ["CUDAExecutionProvider"], "warning", "installed; onnxruntime-gpu is"),
         (["onnxruntime"], None, "broken", "cannot be imported"),
     ],
 )

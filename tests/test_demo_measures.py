@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ from identity_lock.demo import report as demo_report
 from identity_lock.demo.measures import background_hue, compare_with_others, seed_images, subject_numbers
 from identity_lock.demo.settings import demo_plan, demo_spec
 from identity_lock.demo.subjects import PHOTOS, grace_hopper, others, synthetic
+from identity_lock.engines.lora_file import read_lora
+from identity_lock.errors import PromptRefused
 from identity_lock.identity import PrepSettings, read_photo
 from identity_lock.identity.drift import drift
-from identity_lock.pipeline import PipelineResult, Scene, run_pipeline
+from identity_lock.pipeline import LORA_NAME, PipelineResult, RenderStopped, Scene, run_pipeline
 from identity_lock.rendering.search import Rung, SearchSpec
 from identity_lock.rendering.sheet import plot_histogram
 from identity_lock.safety.prompt import check_prompt
@@ -26,10 +31,10 @@ SUBJECT = synthetic()
 SCENES = (Scene("red", "photo of a person, red background"), Scene("green", "photo of a person, green background"))
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory) -> PipelineResult:
+def run(folder: Path, should_stop: Callable[[], bool] = lambda: False, **changes: Any) -> PipelineResult:
     """The whole pipeline on a tiny base that draws the subject's first photo with flaws."""
     origin = square(PHOTOS / "synthetic_1.png", 128)
+    changes.setdefault("scenes", SCENES)
     spec = demo_spec(SUBJECT)
     few = dict(steps=2, cfg=1.5)
     spec = replace(
@@ -38,13 +43,13 @@ def result(tmp_path_factory) -> PipelineResult:
         jitter=JitterSpec(copies=1),
         plan=tiny_plan(),
         search=SearchSpec(replace(spec.search.render, **few), count=8, batch=4, control=6, rungs=(Rung(0.5, 0.5),)),
-        scenes=SCENES,
         three_pass=replace(
             spec.three_pass,
             **{name: replace(getattr(spec.three_pass, name), **few) for name in ("anchor", "style", "rescue")},
         ),
         two_pass=None if spec.two_pass is None else replace(spec.two_pass, style=replace(spec.two_pass.style, **few)),
         untrained=4,
+        **changes,
     )
     return run_pipeline(
         tiny_engine(origin=origin),
@@ -52,15 +57,39 @@ def result(tmp_path_factory) -> PipelineResult:
         SUBJECT.read(),
         SUBJECT.photos,
         spec,
-        tmp_path_factory.mktemp("demo") / SUBJECT.name,
+        folder,
         name=SUBJECT.name,
         consent=SUBJECT.consent,
+        should_stop=should_stop,
     )
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> PipelineResult:
+    return run(tmp_path_factory.mktemp("demo") / SUBJECT.name)
 
 
 @pytest.fixture(scope="module")
 def numbers(result) -> dict:
     return subject_numbers(result, others()[:4], read_photo(PHOTOS / "synthetic_held_out.png"))
+
+
+# ---- the pipeline itself ---------------------------------------------------------------------------------------------
+
+
+def test_a_refused_scene_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(PromptRefused, match="caricature"):
+        run(tmp_path / "out", scenes=(*SCENES, Scene("bad", "caricature of a person")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_stopping_between_scenes_keeps_what_there_is(result, tmp_path):
+    before = Path(result.search.folder).parent
+    shutil.copytree(before, tmp_path / "out", ignore=shutil.ignore_patterns("renders"))
+    with pytest.raises(RenderStopped, match="after 0 of 2 scenes.*the same command goes on from there"):
+        run(tmp_path / "out", lambda: (tmp_path / "out" / "renders").exists())
+    assert not list((tmp_path / "out" / "renders").glob("*.png"))
+    assert read_lora(tmp_path / "out" / LORA_NAME).sha256 == result.lora.sha256
 
 
 # ---- the hue of a background -----------------------------------------------------------------------------------------
@@ -170,10 +199,9 @@ def test_counts_and_shares(result, numbers):
     assert "sks" in numbers["unknown_words"]
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(result, numbers, tmp_path):
+def test_the_page_holds_everything_and_asks_for_nothing(result, numbers):
     plot_histogram(result.search, Path(result.search.folder).parent / "histogram.png")
-    demo_report.write_html(tmp_path / "report.html", [(SUBJECT, result, numbers)], 1.5, True)
-    page = (tmp_path / "report.html").read_text()
+    page = demo_report.page([demo_report.subject_section(SUBJECT, result, numbers)], 1.5, True)
     assert f"{numbers['drift']['median']:.3f}" in page and "Quick run" in page
     assert page.count("data:image/png;base64,") >= 6
     assert "src='http" not in page and 'src="http' not in page and "<script" not in page

@@ -132,7 +132,7 @@ class _Run:
         self.adapter.set_alpha(phase.alpha)
         self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
         self.detector = self._new_detector(phase)
-        self.position.delta = huber_delta(self.probe.residuals()) if phase.loss == "huber" else None
+        self.position.delta = self._huber_delta() if phase.loss == "huber" else None
         start = self.adapter.relative_change()
         self.report.phases.append(
             PhaseReport(
@@ -141,6 +141,12 @@ class _Run:
             )
         )  # fmt: skip
         self._before = self.adapter.state()
+
+    def _huber_delta(self) -> float:
+        residuals = self.probe.residuals()
+        if not bool(torch.isfinite(residuals).all()):
+            raise self._diverged("A residual stopped being a number", self.position.step)
+        return huber_delta(residuals)
 
     def _run_phase(self) -> None:
         phase = self.plan.phases[self.position.phase]

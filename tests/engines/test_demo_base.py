@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from identity_lock.engines import demo_base
 from identity_lock.engines.diffusers import open_demo_base
 from identity_lock.engines.lora_file import write_lora
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.engines.test_diffusers_engine import fingerprint, random_lora
 from identity_lock.tests.fixtures.tiny_engine import HOPPER, request, square
-from safetensors.torch import load_file, save_file
 
 PATH = Path(demo_base.__file__).resolve().parents[1] / "assets" / "demo_base.safetensors"
 
@@ -109,7 +110,8 @@ def test_phrases_are_kept_apart_so_that_green_knows_its_background():
 def test_a_prompt_longer_than_the_encoder_is_cut_and_an_empty_one_is_allowed():
     text = demo_base.PhraseEncoder(("red",))
     tokens = text.tokenise(", ".join(["red"] * 50))
-    assert tokens.ids.shape == tokens.phrases.shape == (demo_base.TOKENS,) and int(tokens.phrases.max()) < demo_base.TOKENS
+    assert tokens.ids.shape == tokens.phrases.shape == (demo_base.TOKENS,)
+    assert int(tokens.phrases.max()) < demo_base.TOKENS
     with torch.no_grad():
         assert torch.isfinite(text.encode("")[0]).all()
 

@@ -7,11 +7,12 @@ import logging
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from identity_lock.engines.diffusers import lora_key
 from identity_lock.engines.lora_file import ALPHA, DOWN, UP, LoraWeights, weight_change
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.fixtures.tiny_engine import HOPPER, request, square, tiny_engine
-from torch import nn
 
 
 def random_lora(engine, *, scale=0.05, rank=4, seed=0, name="random"):
@@ -30,7 +31,7 @@ def random_lora(engine, *, scale=0.05, rank=4, seed=0, name="random"):
 
 
 def fingerprint(module):
-    """Everything that a caller could find changed: values, the objects themselves, what they require, how it is built."""
+    """Everything that a caller could find changed: values, the objects themselves, their flags, how it is built."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         digest.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
@@ -113,7 +114,7 @@ def test_a_lora_of_another_model_is_refused_by_name_and_nothing_stays_behind(eng
     strange = LoraWeights("holiday", dict(good.tensors) | {
         "lora_unet_up_blocks_7_conv" + DOWN: torch.zeros(4, 8), "lora_unet_up_blocks_7_conv" + UP: torch.zeros(8, 4),
     })  # fmt: skip
-    with pytest.raises(CheckpointError, match="'holiday' adapts 'lora_unet_up_blocks_7_conv', which this model does not"):
+    with pytest.raises(CheckpointError, match="'holiday' adapts 'lora_unet_up_blocks_7_conv', which this model does"):
         engine.sample(request(engine, lora=strange))
     wide = dict(good.tensors)
     key = lora_key("conv_out")
@@ -202,6 +203,7 @@ def request_engine(request):
 def pipeline_of(engine, file):
     """A stock diffusers pipeline around the engine's own components."""
     import diffusers
+
     from identity_lock.engines.checkpoints import load_checkpoint
 
     loaded = load_checkpoint(file)

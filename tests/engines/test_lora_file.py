@@ -1,4 +1,4 @@
-"""The LoRA file: one file that stock diffusers loads whole, with the output that was trained, and that tells no secrets."""
+"""The LoRA file: one file that stock diffusers loads whole, with the output that was trained; it tells no secrets."""
 
 import errno
 import json
@@ -8,20 +8,25 @@ import re
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
 from identity_lock.engines.diffusers import LentDenoiser
 from identity_lock.engines.lora_file import ALPHA, DOWN, UP, LoraWeights, read_lora, safetensors_bytes, write_lora
 from identity_lock.errors import CheckpointError, OutputError
 from identity_lock.tests.engines.test_diffusers_engine import pipeline_of, random_lora
 from identity_lock.tests.fixtures.tiny_engine import phase, tiny_data, tiny_plan
-from identity_lock.training.lora import target_modules
 from identity_lock.training.loop import train
+from identity_lock.training.lora import target_modules
 from identity_lock.training.phases import ProbeSpec
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 T = torch.tensor([400])
-PLAN = tiny_plan((phase("COARSE", 5e-3, 8.0, "mse", "adamw"), phase("MID", 2e-3, 4.0, "huber", "adamw", 2)), batch=1,
-                 probe=ProbeSpec(pairs=4, every=2))  # fmt: skip
+PLAN = tiny_plan(
+    (phase("COARSE", 5e-3, 8.0, "mse", "adamw"), phase("MID", 2e-3, 4.0, "huber", "adamw", 2)),
+    batch=1,
+    targets="all",
+    probe=ProbeSpec(pairs=4, every=2),
+)
 
 
 class Trained:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from identity_lock.engines.noising import PREDICTIONS, NoisingRule, discrete_rule, flow_rule
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.fixtures.tiny_engine import rule_of, schedule_of

@@ -1,4 +1,4 @@
-"""Sampling: a seed's picture is its own, whatever else is in the batch, and denoise, mask and previews mean what they say.
+"""Sampling: a seed's picture is its own, whatever else is in the batch, and denoise, mask and previews do as they say.
 
 The reference is the ideal denoiser of a world that holds one picture: whatever the noise, its answer is known, so every
 sampler must arrive at that picture, and every preview must show it.
@@ -6,6 +6,7 @@ sampler must arrive at that picture, and every preview must show it.
 
 import pytest
 import torch
+
 from identity_lock.engines.protocol import Conditioning, SampleRequest
 from identity_lock.engines.sampling import SAMPLERS, SCHEDULES, initial_noise, make_scheduler, run_sampler
 from identity_lock.errors import RenderError

@@ -5,10 +5,11 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from identity_lock.errors import TrainingError
 from identity_lock.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
 from identity_lock.training.optimizers import OPTIMIZER_NAMES, make_optimizer
-from safetensors.torch import save_file
 
 
 def stepped(name, seed=0):
@@ -62,7 +63,7 @@ def test_an_optimizer_that_has_not_stepped_yet_can_be_saved(tmp_path):
 def test_of_another_run_or_damaged_it_is_refused_with_the_way_out(tmp_path):
     path = tmp_path / "training.safetensors"
     save_checkpoint(checkpoint()[0], path)
-    with pytest.raises(TrainingError, match="belongs to other photos, another model or another plan; delete it to start"):
+    with pytest.raises(TrainingError, match="belongs to other photos, another model or another plan; delete it to"):
         load_checkpoint(path, "plan-other photos")
     whole = path.read_bytes()
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):

@@ -83,10 +83,11 @@ def nursery() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import identity_lock.tests.fixtures.tiny_engine  # noqa: F401  (everything heavy, once)
-    import identity_lock.training.loop
     import peft
     from diffusers import DDIMScheduler, UNet2DConditionModel
+
+    import identity_lock.tests.fixtures.tiny_engine  # noqa: F401  (everything heavy, once)
+    import identity_lock.training.loop
 
     assert peft and DDIMScheduler and UNet2DConditionModel and identity_lock
     print("ready", flush=True)
@@ -126,13 +127,16 @@ class Nursery:
         assert line, "the nursery died"
         return line.strip()
 
-    def run(self, folder: Path, *, moment: str = "", count: int = 0, kill_at: str = "", after: float = 0.0) -> list[str]:
+    def run(
+        self, folder: Path, *, moment: str = "", count: int = 0, kill_at: str = "", after: float = 0.0
+    ) -> list[str]:
         """One training run; all that it said, its way of ending last. kill_at: a line of its output at which it is
         killed by hand, `after` seconds later."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{folder}\t{moment}\t{count}\n")
         self.process.stdin.flush()
-        said, child = [], 0
+        said: list[str] = []
+        child = 0
         while not said or not said[-1].startswith(("killed", "ended")):
             line = self.line()
             if line.startswith("child"):
@@ -174,7 +178,7 @@ def goes_on(nest, folder: Path, undisturbed: bytes, *, lost_at_most: int, killed
     assert killed_after - lost_at_most < first <= killed_after + 1
 
 
-@pytest.mark.parametrize("step, after", [(1, 0.0), (5, 0.004), (8, 0.02), (11, 0.011), (15, 0.0)])
+@pytest.mark.parametrize("step, after", [(1, 0.0), (8, 0.02), (15, 0.004)])
 def test_killed_by_hand_it_goes_on_to_the_same_bytes(nest, undisturbed, tmp_path, step, after):
     said = nest.run(tmp_path, kill_at=f"step {step}", after=after)
     assert said[-1] == "killed 9" and not (tmp_path / LORA).exists()
@@ -183,11 +187,11 @@ def test_killed_by_hand_it_goes_on_to_the_same_bytes(nest, undisturbed, tmp_path
     goes_on(nest, tmp_path, undisturbed, lost_at_most=2, killed_after=done)
 
 
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("moment", ["half written", "before flushing", "before renaming", "after renaming"])
-def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
-    nest, undisturbed, tmp_path, moment, count
-):
+@pytest.mark.parametrize(
+    "moment, count",
+    [("half written", 1), ("half written", 4), ("before flushing", 3), ("before renaming", 6), ("after renaming", 2)],
+)
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(nest, undisturbed, tmp_path, moment, count):
     said = nest.run(tmp_path, moment=moment, count=count)
     assert said[-1] == "killed 9"
     done = max(steps(said), default=0) + 1  # the step whose checkpoint was being written was not told yet
@@ -195,20 +199,12 @@ def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
 
 
 def test_killed_again_and_again_it_still_arrives(nest, undisturbed, tmp_path):
-    for step in (3, 6, 9, 12):
+    for step in (3, 8, 13):
         assert nest.run(tmp_path, kill_at=f"step {step}", after=0.003)[-1] == "killed 9"
-    goes_on(nest, tmp_path, undisturbed, lost_at_most=3, killed_after=12)
+    goes_on(nest, tmp_path, undisturbed, lost_at_most=3, killed_after=13)
 
 
-def test_killed_while_it_writes_the_lora_the_file_is_whole_or_absent(nest, undisturbed, tmp_path):
-    whole = nest.run(tmp_path / "count", moment="before renaming", count=10_000)
-    assert whole[-1] == "ended"
-    for number in range(1, 40):  # the last renaming of a run is that of the LoRA
-        folder = tmp_path / str(number)
-        if nest.run(folder, moment="before renaming", count=10 + number)[-1] == "ended":
-            break
-    else:
-        pytest.fail("no run came to its end")
-    last = tmp_path / str(number - 1)
-    assert number > 1 and not (last / LORA).exists()
-    assert nest.run(last)[-1] == "ended" and (last / LORA).read_bytes() == undisturbed
+def test_killed_while_it_writes_the_lora_no_half_of_it_is_left(nest, undisturbed, tmp_path):
+    said = nest.run(tmp_path, moment="before renaming", count=8)  # seven checkpoints come before it
+    assert said[-1] == "killed 9" and steps(said)[-1] == 16 and not (tmp_path / LORA).exists()
+    assert nest.run(tmp_path)[-1] == "ended" and (tmp_path / LORA).read_bytes() == undisturbed

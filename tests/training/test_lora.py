@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+
 from identity_lock.engines.diffusers import lora_key
 from identity_lock.engines.lora_file import DOWN, UP
 from identity_lock.errors import TrainingError
@@ -9,7 +11,6 @@ from identity_lock.tests.engines.test_diffusers_engine import fingerprint
 from identity_lock.tests.fixtures.tiny_engine import tiny_engine
 from identity_lock.training.lora import Adapter, adapted, target_modules
 from identity_lock.training.optimizers import make_optimizer
-from torch import nn
 
 OPTIONS = dict(rank=4, alpha=8.0, targets="all", seed=3)
 X = torch.randn(2, 32, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -45,7 +46,8 @@ def test_switching_alpha_8_4_2_1_leaves_the_function_as_it_was(engine):
         for alpha in (4.0, 2.0, 1.0):
             up = adapter.state()["conv_out.up"]
             adapter.set_alpha(alpha)
-            torch.testing.assert_close(output(engine, denoiser), learned, atol=1e-6 * float(learned.abs().max()), rtol=0)
+            close = 1e-6 * float(learned.abs().max())
+            torch.testing.assert_close(output(engine, denoiser), learned, atol=close, rtol=0)
             torch.testing.assert_close(adapter.state()["conv_out.up"], up * 2)
         # not because the scale is ignored: alpha halved without rescaling B moves the function by half
         for layer in adapter._layers.values():
@@ -160,7 +162,7 @@ def test_it_is_bit_identical_also_when_training_breaks(engine):
 
 
 def test_it_is_bit_identical_also_when_the_layers_cannot_all_be_put_in(engine):
-    """PEFT refuses a grouped convolution whose groups do not divide the rank, after it has taken in the layers before."""
+    """PEFT refuses a grouped convolution whose groups do not divide the rank, after it has taken in earlier layers."""
     engine.unet.conv_out = nn.Conv2d(32, 32, 3, padding=1, groups=8).requires_grad_(False).eval()
     before = fingerprint(engine.unet)
     with (
@@ -182,7 +184,8 @@ def test_the_export_holds_a_pair_for_each_layer_with_the_scale_folded_in(engine)
         lora, state = adapter.export("x", {"a": "b"}), adapter.state()
         half = adapter.export("x", {}, torch.float16)
     stems = {key for key, *_ in lora.modules()}
-    assert stems == {lora_key(name) for name in target_modules(engine.unet, "all")} and len(lora.tensors) == 3 * len(stems)
+    assert stems == {lora_key(name) for name in target_modules(engine.unet, "all")}
+    assert len(lora.tensors) == 3 * len(stems)
     assert torch.equal(lora.tensors["lora_unet_conv_out" + UP], state["conv_out.up"] * 2.0)  # alpha 8, rank 4
     assert torch.equal(lora.tensors["lora_unet_conv_out" + DOWN], state["conv_out.down"])
     assert all(scale == 1.0 for *_, scale in lora.modules()) and lora.metadata == {"a": "b"}

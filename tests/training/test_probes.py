@@ -1,10 +1,11 @@
-"""The two yardsticks of a run are fixed: the same noise, the same timesteps, the same seeds, whatever happens around them."""
+"""The two yardsticks of a run are fixed: the same noise, timesteps and seeds, whatever happens around them."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
+
 from identity_lock.engines.diffusers import LentDenoiser
 from identity_lock.tests.fixtures.tiny_engine import HOPPER, PHOTOS, square, tiny_data, tiny_engine, tiny_plan
 from identity_lock.tests.training.test_lora import OPTIONS, learn

@@ -4,12 +4,13 @@ import errno
 import json
 
 import pytest
+from PIL import Image
+
 from identity_lock.errors import OutputError
 from identity_lock.tests.fixtures.tiny_engine import FOUR_PHASES, tiny_data, tiny_engine, tiny_plan
 from identity_lock.training.loop import train
 from identity_lock.training.probes import IdentityCheck
 from identity_lock.training.report import PhaseReport, TrainingReport
-from PIL import Image
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,9 @@
-"""What the trainer sees: the face counts fully, the background less, rotation corners not at all, and nobody is mirrored."""
+"""What the trainer sees: faces count fully, the background less, rotation corners not at all; nobody is mirrored."""
 
 import numpy as np
 import pytest
 import torch
+
 from identity_lock.errors import TrainingError
 from identity_lock.identity import PreparedFace, PrepSettings, default_detector, prepare_photo, read_photo
 from identity_lock.tests.fixtures.tiny_engine import CAPTION, HOPPER, tiny_data, tiny_engine
