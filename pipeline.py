@@ -167,7 +167,7 @@ def _train(
     name: str,
     should_stop: Callable[[], bool],
 ) -> tuple[LoraWeights, TrainingReport]:
-    """A LoRA that is already there for these very inputs is taken as it is; its checkpoint says whether it is."""
+    """Goes on from the folder's checkpoint; a finished training repeats only the steps since its last one."""
     images = training_images(prepared, [captions[face.source] for face in prepared], spec.size, spec.jitter)
     data = build_training_set(engine, images, background_weight=spec.plan.background_weight)
     with tqdm(total=spec.plan.max_steps, desc="train", unit="step") as bar:

@@ -17,7 +17,7 @@ SUBJECT_WORD = "sks"  # the word without a meaning of its own that the LoRA ties
 @dataclass(frozen=True)
 class Subject:
     """photos: file name -> training caption. held_out: a photo that is only ever measured against, or None.
-    description: how prompts speak of the person."""
+    description: how prompts speak of the person. effort: its share of the demo plan's steps."""
 
     name: str
     title: str
@@ -26,6 +26,7 @@ class Subject:
     description: str
     consent: str
     note: str
+    effort: float = 1.0
 
     def read(self) -> list[Photo]:
         return [read_photo(PHOTOS / file) for file in self.photos]
@@ -35,8 +36,12 @@ class Subject:
 
 
 def _captions() -> dict[str, str]:
+    """As tools/demo_photos.py wrote them, about the subject, and without a word that the base does not know."""
     told: dict[str, str] = json.loads((PHOTOS / "captions.json").read_text())
-    return {file: text.replace("photo of a person", f"photo of {SUBJECT_WORD} person") for file, text in told.items()}
+    subject = f"photo of {SUBJECT_WORD} person"
+    return {
+        file: text.replace("photo of a person", subject).replace("middle-aged, ", "") for file, text in told.items()
+    }
 
 
 def synthetic() -> Subject:
@@ -46,7 +51,7 @@ def synthetic() -> Subject:
         title="A synthetic person (two views to learn from, one held out)",
         photos={file: captions[file] for file in ("synthetic_1.png", "synthetic_2.png")},
         held_out="synthetic_held_out.png",
-        description="man, middle-aged, short brown hair, beard",
+        description="man, short brown hair, beard",
         consent="Nobody is depicted: this person was rendered from shape data, so nobody's consent is needed.",
         note="Rendered by tools/demo_photos.py from CC0 MakeHuman data; not among the people the base was trained on.",
     )
@@ -65,6 +70,7 @@ def grace_hopper() -> Subject:
         description=description,
         consent="Historical public figure (1906-1992); an official US Navy portrait in the public domain, used for "
         "tests.",
+        effort=1.9,  # a real photograph lies further from the base's people than one of their kind
         note="Rear Admiral Grace M. Hopper, United States Navy portrait, public domain; matplotlib's sample data.",
     )
 

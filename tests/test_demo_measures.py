@@ -219,14 +219,14 @@ def test_the_demos_prompts_pass_the_guard_and_its_photos_are_there(subject):
     assert len(others()) == 20
 
 
-def test_the_demo_keeps_the_papers_table_but_for_the_rates():
-    from identity_lock.training.phases import PAPER_PHASES
+def test_the_demo_keeps_the_papers_table_but_for_the_rates_and_the_rank():
+    from identity_lock.training.phases import PAPER_PHASES, PAPER_PLAN
 
-    phases = demo_plan(SUBJECT).phases
+    plan = demo_plan(SUBJECT)
+    phases = plan.phases
     for ours, papers in zip(phases, PAPER_PHASES, strict=True):
-        assert (ours.name, ours.alpha, ours.loss, ours.optimizer) == (
-            papers.name, papers.alpha, papers.loss, papers.optimizer,
-        )  # fmt: skip
+        assert (ours.name, ours.loss, ours.optimizer) == (papers.name, papers.loss, papers.optimizer)
+        assert ours.alpha / plan.rank == papers.alpha / PAPER_PLAN.rank  # the same scales, at another rank
     spec = demo_spec(SUBJECT)
     assert [p.strength for p in (spec.three_pass.anchor, spec.three_pass.style, spec.three_pass.rescue)] == [
         1.0, 0.85, 0.90,
@@ -234,4 +234,4 @@ def test_the_demo_keeps_the_papers_table_but_for_the_rates():
     assert spec.three_pass.blend == 0.30 and spec.search.first_seed == 1187891159
     searched = set(spec.search.seeds)
     assert not searched & set(spec.plan.identity_probe.seeds)
-    assert sum(p.max_steps for p in demo_plan(SUBJECT, quick=True).phases) < 0.4 * demo_plan(SUBJECT).max_steps
+    assert sum(p.max_steps for p in demo_plan(SUBJECT, quick=True).phases) <= 0.5 * demo_plan(SUBJECT).max_steps
