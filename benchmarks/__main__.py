@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from pathlib import Path
 
 import torch
 
@@ -16,10 +17,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--lora", type=Path, help="the synthetic subject's LoRA, if trained already"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    shared = bench()
+    shared = bench(args.lora)
     rows = []
     for name in args.names or NAMES:
         rows += importlib.import_module(f"benchmarks.{name}").measure(shared)

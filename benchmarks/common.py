@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from identity_lock.demo.settings import SIZE, demo_spec
 from identity_lock.demo.subjects import BASE, Subject, synthetic
 from identity_lock.engines.diffusers import DiffusersEngine, open_demo_base
+from identity_lock.engines.lora_file import LoraWeights, read_lora
 from identity_lock.identity.faces import default_detector
 from identity_lock.identity.identity import Identity, build_identity
 from identity_lock.identity.prepare import prepare_all
 from identity_lock.pipeline import PipelineSpec
 from identity_lock.rendering.log import Meters
 from identity_lock.training.augment import training_images
+from identity_lock.training.loop import train
 from identity_lock.training.training_set import TrainingSet, build_training_set
 
 
@@ -40,9 +44,18 @@ class Bench:
     identity: Identity
     meters: Meters
     data: TrainingSet
+    lora: LoraWeights | None  # a LoRA of the subject that is there already, or None
+
+    def trained(self) -> LoraWeights:
+        """The LoRA given, or one that the demo's plan trains now."""
+        if self.lora is not None:
+            return self.lora
+        with tempfile.TemporaryDirectory() as folder:
+            plan, meter = self.spec.plan, self.meters.selection
+            return train(self.engine, self.data, meter, plan, Path(folder), size=self.spec.size)[0]
 
 
-def bench() -> Bench:
+def bench(lora: Path | None = None) -> Bench:
     subject = synthetic()
     spec = demo_spec(subject)
     engine = open_demo_base(BASE)
@@ -51,7 +64,7 @@ def bench() -> Bench:
     prepared = prepare_all(photos, default_detector(), spec.prep)
     images = training_images(prepared, [subject.photos[p.source] for p in prepared], SIZE, spec.jitter)
     data = build_training_set(engine, images, background_weight=spec.plan.background_weight)
-    return Bench(subject, spec, engine, identity, Meters.of(identity), data)
+    return Bench(subject, spec, engine, identity, Meters.of(identity), data, None if lora is None else read_lora(lora))
 
 
 def ratio_of_medians(ours: Callable[[], object], bare: Callable[[], object], rounds: int) -> tuple[float, float, float]:

@@ -20,7 +20,6 @@ from identity_lock.engines.protocol import SampleRequest, SampleResult, StepCall
 from identity_lock.identity.drift import Drift
 from identity_lock.rendering.log import Meters
 from identity_lock.rendering.search import search_seeds
-from identity_lock.training.loop import train
 
 from .common import Bench, Row
 
@@ -91,10 +90,8 @@ class Remembering:
 
 
 def measure(bench: Bench) -> list[Row]:
-    plan = bench.spec.plan
     spec = bench.spec.search
-    with tempfile.TemporaryDirectory() as folder:
-        lora, _ = train(bench.engine, bench.data, bench.meters.selection, plan, Path(folder), size=bench.spec.size)
+    lora = bench.trained()
     pool = range(spec.first_seed, spec.first_seed + POOL)
     request = SampleRequest(
         positive=bench.engine.encode_prompt(spec.render.prompt),
