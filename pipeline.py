@@ -123,11 +123,13 @@ def run_pipeline(
     size = (spec.size, spec.size)
     seed = search.best.seed
     three: dict[str, ThreePassResult] = {}
+    anchor = None
     with _stage("three_pass", seconds):
         for scene in tqdm(spec.scenes, desc="three-pass", unit="scene"):
             _stop_between_scenes(should_stop, len(three), spec.scenes, folder)
             passes = styled_for(spec.three_pass, scene.prompt)
-            result = render_three_pass(engine, lora, identity, meters, seed, passes, size)
+            result = render_three_pass(engine, lora, identity, meters, seed, passes, size, anchor=anchor)
+            anchor = result.anchor  # the same in every scene
             three[scene.name] = result
             log.write(result.final, f"three_pass_{scene.name}", result.record)
     two: dict[str, TwoPassResult] = {}

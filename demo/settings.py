@@ -104,7 +104,7 @@ def demo_spec(subject: Subject, *, quick: bool = False) -> PipelineSpec:
         three_pass=passes,
         two_pass=TwoPassSpec(
             anchor=passes.anchor,
-            style=PassSpec("", cfg=CFG, denoise=0.9, face_denoise=0.3, **SAMPLING),
+            style=PassSpec("", cfg=CFG, denoise=0.9, face_denoise=0.15, **SAMPLING),
         ),
         size=SIZE,
         untrained=16,

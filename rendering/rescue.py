@@ -14,7 +14,7 @@ from .blend import MAX_BLEND, BlendResult, blend_faces
 Heal = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(blended picture, face mask) -> the picture rendered again at low denoise under that mask."""
 
-STEPS = 6  # blends tried between nothing and the cap
+STEPS = 4  # blends tried between nothing and the cap
 
 
 @dataclass(frozen=True)

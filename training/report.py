@@ -50,6 +50,10 @@ class PhaseReport:
     def end(self, step: int, reason: str, *, drift: float, moved: float, total: float) -> None:
         self.last_step, self.reason, self.drift, self.moved, self.total = step, reason, drift, moved, total
 
+    def end_or(self, step: int) -> int:
+        """Its last step, or `step` while it runs."""
+        return self.last_step or step
+
     @property
     def sentence(self) -> str:
         nothing = "; it moved the weights by next to nothing" if self.moved < MOVED_NOTHING else ""
@@ -119,9 +123,13 @@ class TrainingReport:
         figure = Figure(figsize=(9, 8), layout="constrained")
         loss, probe, drift = figure.subplots(3, 1, sharex=True)
         if self.losses:
-            steps, values = zip(*self.losses, strict=True)
-            loss.plot(steps, values, lw=0.4, color="0.7")
-            loss.plot(steps, _smoothed(values), lw=1.2, color="tab:blue")
+            loss.plot(*zip(*self.losses, strict=True), lw=0.4, color="0.7")
+            for phase in self.phases:  # smoothed within a phase: the next one's loss has another scale
+                end = phase.end_or(self.steps)
+                within = [(step, value) for step, value in self.losses if phase.first_step < step <= end]
+                if within:
+                    steps, values = zip(*within, strict=True)
+                    loss.plot(steps, _smoothed(values), lw=1.2, color="tab:blue")
             loss.set_yscale("log")
         loss.set_ylabel("training loss\n(scale differs by phase)")
         if self.probe:
@@ -137,9 +145,10 @@ class TrainingReport:
             for phase in self.phases:
                 axis.axvline(phase.first_step, color="0.85", lw=1, zorder=0)
         for phase in self.phases:
-            label = f"{phase.name}\n{phase.reason.split(' (')[0]}"
-            place: dict[str, Any] = dict(xycoords=("data", "axes fraction"), fontsize=7, rotation=12, color="0.3")
-            loss.annotate(label, (phase.first_step, 1.02), **place)
+            loss.annotate(
+                phase.name, (phase.first_step, 1.03), xycoords=("data", "axes fraction"), fontsize=7, rotation=35,
+                color="0.3",
+            )  # fmt: skip
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 
