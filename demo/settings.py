@@ -46,7 +46,7 @@ def demo_plan(subject: Subject, *, quick: bool = False) -> TrainingPlan:
         rank=32,
         targets="all",
         batch=4,
-        background_weight=0.05,
+        background_weight=0.03,
         caption_dropout=0.1,
         probe=ProbeSpec(pairs=16, every=8),
         identity_probe=IdentityProbeSpec(
