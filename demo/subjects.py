@@ -70,7 +70,7 @@ def grace_hopper() -> Subject:
         description=description,
         consent="Historical public figure (1906-1992); an official US Navy portrait in the public domain, used for "
         "tests.",
-        effort=1.5,  # a real photograph lies further from the base's people than one of their kind
+        effort=1.9,  # a real photograph lies further from the base's people than one of their kind
         note="Rear Admiral Grace M. Hopper, United States Navy portrait, public domain; matplotlib's sample data.",
     )
 
