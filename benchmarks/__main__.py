@@ -24,14 +24,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     shared = bench(args.lora)
-    rows = []
+    print(f"{'measured':45}  {'value':>8}  {'goal':>10}  met")
     for name in args.names or NAMES:
-        rows += importlib.import_module(f"benchmarks.{name}").measure(shared)
-    width = max(len(row.name) for row in rows)
-    print(f"\n{'measured':{width}}  {'value':>8}  {'goal':>11}  met")
-    for row in rows:
-        met = {True: "yes", False: "NO", None: "-"}[row.met]
-        print(f"{row.name:{width}}  {row.value:>8}  {row.goal:>11}  {met:3}  {row.detail}")
+        for row in importlib.import_module(f"benchmarks.{name}").measure(shared):
+            met = {True: "yes", False: "NO", None: "-"}[row.met]
+            print(f"{row.name:45}  {row.value:>8}  {row.goal:>10}  {met:3}  {row.detail}", flush=True)
 
 
 if __name__ == "__main__":

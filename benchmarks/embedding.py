@@ -21,7 +21,7 @@ def measure(bench: Bench) -> list[Row]:
     pictures = [photo.pixels for photo in others()]
     found = [(pixels, faces[0]) for pixels in pictures if (faces := find_faces(default_detector(), pixels))]
     images, faces = [p for p, _ in found], [f for _, f in found]
-    chips = [aligned_chip(pixels, face.landmarks) for pixels, face in found]
+    chips = [aligned_chip(pixels, face) for pixels, face in found]
     tensors = [np.ascontiguousarray(chip.transpose(2, 0, 1)[None].astype(np.float32)) for chip in chips]
     session = recogniser._session
 

@@ -32,7 +32,7 @@ DEMO_PHASES: tuple[PhaseSpec, ...] = (
     PhaseSpec("MID_FINE", 3e-4, 8.0, "charbonnier", "adamp", max_steps=60, min_steps=40),
     PhaseSpec("FINAL_FINE", 1e-4, 4.0, "charbonnier", "adamp", max_steps=40, min_steps=30),
 )
-QUICK_SHARE = 0.5  # of the steps, for `--quick`
+QUICK_SHARE = 0.4  # of the steps, for `--quick`
 
 
 def demo_plan(subject: Subject, *, quick: bool = False) -> TrainingPlan:
