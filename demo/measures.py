@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..identity.drift import DriftMeter, drift
+from ..identity.drift import LOCK_THRESHOLD, DriftMeter, drift
 from ..identity.faces import Face
 from ..identity.photo import Photo, read_photo
 from ..pipeline import PipelineResult
@@ -72,9 +72,12 @@ def subject_numbers(result: PipelineResult, others: Sequence[Photo], held_out: P
     images = seed_images(result.search)
     numbers: dict[str, Any] = {}
     selection, reporting = result.meters.selection, result.meters.reporting
-    numbers["drift"] = _drifts(result, images, selection, others, held_out, reporting=False)
+    compared = compare_with_others(images, selection, others)
+    numbers["drift"] = _drifts(result, selection, compared, held_out, reporting=False)
     numbers["report_drift"] = (
-        None if reporting is None else _drifts(result, images, reporting, others, held_out, reporting=True)
+        None
+        if reporting is None
+        else _drifts(result, reporting, compare_with_others(images, reporting, others), held_out, reporting=True)
     )
     full = result.search.full
     untrained = [] if result.untrained is None else result.untrained.full
@@ -82,7 +85,7 @@ def subject_numbers(result: PipelineResult, others: Sequence[Photo], held_out: P
         "untrained": _share(r.detected for r in untrained),
         "trained": _share(r.detected for r in full),
     }
-    numbers["rank_1"] = compare_with_others(images, selection, others).rank_1
+    numbers["rank_1"] = compared.rank_1
     hues = {
         name: background_hue(three.final, three.drift.face)
         for name, three in result.three_pass.items()
@@ -94,7 +97,7 @@ def subject_numbers(result: PipelineResult, others: Sequence[Photo], held_out: P
         "looked_at": len(result.search.results),
         "finished": len(result.search.finished),
         "best": result.search.best.seed,
-        "locked": sum(r.drift is not None and r.drift <= 0.18 for r in result.search.finished),
+        "locked": sum(r.drift is not None and r.drift <= LOCK_THRESHOLD for r in result.search.finished),
         "cost": result.search.cost,
         "rank_correlations": list(result.search.correlations),
     }
@@ -109,16 +112,15 @@ def subject_numbers(result: PipelineResult, others: Sequence[Photo], held_out: P
     numbers["report_recogniser"] = None if reporting is None else reporting.recogniser
     numbers["space"] = "raw cosine"
     numbers["yardstick"] = {name: list(values) for name, values in result.identity.yardstick.items()}
-    numbers["locked"] = bool(result.search.best.drift is not None and result.search.best.drift <= 0.18)
+    numbers["locked"] = bool(result.search.best.drift is not None and result.search.best.drift <= LOCK_THRESHOLD)
     numbers["unknown_words"] = list(result.unknown_words)
     return numbers
 
 
 def _drifts(
     result: PipelineResult,
-    images: Sequence[np.ndarray],
     meter: DriftMeter,
-    others: Sequence[Photo],
+    compared: OtherPeople,
     held_out: Photo | None,
     *,
     reporting: bool,
@@ -143,7 +145,7 @@ def _drifts(
         "two_pass": _median(d.value for d in two if d),
         "held_out": None if held_out is None else _held_out(result, meter, held_out),
         "held_out_photo": None if held_out is None else meter.measure_one(held_out.pixels).value,
-        "other_people_p5": compare_with_others(images, meter, others).p5,
+        "other_people_p5": compared.p5,
     }
 
 
