@@ -139,7 +139,6 @@ def run_pipeline(
                 _stop_between_scenes(should_stop, len(two), spec.scenes, folder)
                 template = spec.two_pass
                 passes_two = replace(template, style=replace(template.style, prompt=scene.prompt))
-                anchor = three[scene.name].anchor
                 result_two = render_two_pass(
                     engine, style_engine, lora, identity, meters, seed, passes_two, size, spec.style_size, anchor=anchor
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,7 @@ from ..identity.faces import Face
 from ..identity.photo import Photo, read_photo
 from ..pipeline import PipelineResult
 from ..rendering.search import SearchReport
-
-# Where one hue name ends and the next begins, in degrees; below this saturation a colour has no hue to speak of.
-HUE_LIMITS = ((15, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (255, "blue"), (325, "purple"))
-COLOURFUL = 0.25
+from .hues import HUES, hue_name
 
 
 def background_hue(image: np.ndarray, face: Face | None) -> str:
@@ -30,10 +26,7 @@ def background_hue(image: np.ndarray, face: Face | None) -> str:
     bottom = int(height * 0.5 if face is None else np.clip(face.landmarks[3:, 1].mean(), height * 0.3, height * 0.7))
     strip = width // 6
     pixels = np.concatenate([image[:bottom, :strip].reshape(-1, 3), image[:bottom, -strip:].reshape(-1, 3)])
-    hue, saturation, _ = colorsys.rgb_to_hsv(*(np.median(pixels, axis=0) / 255.0))
-    if saturation < COLOURFUL:
-        return "none"
-    return next((name for limit, name in HUE_LIMITS if hue * 360 < limit), "red")
+    return hue_name(np.median(pixels, axis=0) / 255.0) or "none"
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def subject_numbers(result: PipelineResult, others: Sequence[Photo], held_out: P
     hues = {
         name: background_hue(three.final, three.drift.face)
         for name, three in result.three_pass.items()
-        if name in {hue for _, hue in HUE_LIMITS}
+        if name in HUES
     }
     numbers["background_hue"] = {"measured": hues, "share": _share(name == hue for name, hue in hues.items())}
     numbers["seeds"] = {

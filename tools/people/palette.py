@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from identity_lock.demo.hues import hue_name
 from tools.people.mesh import Array
 
 GAMMA = 2.2
-# Below this saturation a colour counts as white, gray or black.
-COLOURFUL = 0.25
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,6 @@ BANDS = {
 }
 COLOURS = tuple(BANDS)
 
-# Where one hue name ends and the next begins, in degrees.
-_HUE_LIMITS = ((15, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (255, "blue"), (325, "purple"))
-
 
 def draw_colour(name: str, rng: np.random.Generator) -> Array:
     """A random sRGB colour (3,) that deserves the name."""
@@ -52,12 +48,10 @@ def draw_colour(name: str, rng: np.random.Generator) -> Array:
 
 def name_colour(rgb: Array) -> str:
     """The name of an sRGB colour (3,): the hue's if it is colourful, else white, gray or black by value."""
-    hue, saturation, value = colorsys.rgb_to_hsv(*(float(channel) for channel in rgb))
+    _, saturation, value = colorsys.rgb_to_hsv(*(float(channel) for channel in rgb))
     if value < 0.2 and saturation < 0.6:
         return "black"
-    if saturation < COLOURFUL:
-        return "white" if value > 0.75 else "gray"
-    return next((name for limit, name in _HUE_LIMITS if hue * 360 < limit), "red")
+    return hue_name(rgb) or ("white" if value > 0.75 else "gray")
 
 
 def to_linear(srgb: Array) -> Array:
