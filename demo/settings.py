@@ -23,7 +23,7 @@ from .subjects import Subject
 
 SIZE = 128
 SEED = 1187891159  # the paper's
-SAMPLING: dict[str, Any] = dict(steps=8, sampler="ddim", scheduler="sgm_uniform")
+SAMPLING: dict[str, Any] = dict(steps=8, sampler="ddim", scheduler="simple")
 CFG = 1.5
 
 DEMO_PHASES: tuple[PhaseSpec, ...] = (
@@ -55,7 +55,7 @@ def demo_plan(subject: Subject, *, quick: bool = False) -> TrainingPlan:
             steps=SAMPLING["steps"],
             cfg=CFG,
             sampler="ddim",
-            scheduler="sgm_uniform",
+            scheduler="simple",
             every=50,
         ),
         checkpoint_every=50,
@@ -106,7 +106,7 @@ def demo_spec(subject: Subject, *, quick: bool = False) -> PipelineSpec:
         three_pass=passes,
         two_pass=TwoPassSpec(
             anchor=passes.anchor,
-            style=PassSpec("", cfg=CFG, denoise=0.9, face_denoise=0.15, **SAMPLING),
+            style=PassSpec("", cfg=CFG, denoise=0.88, face_denoise=0.15, **SAMPLING),
         ),
         size=SIZE,
         untrained=16,

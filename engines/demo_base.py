@@ -50,7 +50,7 @@ SCHEDULE: dict[str, Any] = dict(
     beta_end=0.012,
     prediction_type="sample",
     clip_sample=False,
-    set_alpha_to_one=False,
+    set_alpha_to_one=True,
     timestep_spacing="trailing",
     rescale_betas_zero_snr=True,
 )

@@ -18,8 +18,8 @@ from .noising import NoisingRule, x0_from_output
 from .protocol import SampleRequest, SampleResult, StepCallback, StepView
 
 SAMPLERS = ("ddim", "euler", "dpmpp_2m", "uni_pc")
-SCHEDULES = ("sgm_uniform", "normal", "karras")
-_SPACING = {"sgm_uniform": "trailing", "normal": "linspace", "karras": "linspace"}
+SCHEDULES = ("simple", "sgm_uniform", "normal", "karras")
+_SPACING = {"simple": "trailing", "sgm_uniform": "trailing", "normal": "linspace", "karras": "linspace"}
 
 
 def make_scheduler(config: dict[str, Any], sampler: str, schedule: str) -> Any:
@@ -36,9 +36,10 @@ def make_scheduler(config: dict[str, Any], sampler: str, schedule: str) -> Any:
         return diffusers.FlowMatchEulerDiscreteScheduler(shift=config.get("shift", 1.0))
     options = config | {"timestep_spacing": _SPACING[schedule], "use_karras_sigmas": schedule == "karras"}
     if sampler == "ddim":
-        if schedule != "sgm_uniform":  # DDIM steps by a whole share of the timesteps: any other grid misnames the noise
-            raise RenderError(f"The sampler 'ddim' has no {schedule} schedule here; take 'sgm_uniform'.")
-        return _built(diffusers.DDIMScheduler, options | {"clip_sample": False, "set_alpha_to_one": False})
+        if _SPACING[schedule] != "trailing":  # DDIM steps by a whole share of the timesteps: others misname the noise
+            raise RenderError(f"The sampler 'ddim' has no {schedule} schedule here; take 'simple'.")
+        # to x0 itself at the end, as every other sampler here and ComfyUI's own ddim go
+        return _built(diffusers.DDIMScheduler, options | {"clip_sample": False, "set_alpha_to_one": True})
     if sampler == "euler":
         return _built(diffusers.EulerDiscreteScheduler, options)
     if sampler == "dpmpp_2m":
@@ -66,7 +67,7 @@ class _Run:
         self.request, self.rule, self.config, self.device = request, rule, config, device
         self.scheduler = make_scheduler(config, request.sampler, request.scheduler)
         whole = request.init is None  # nothing to keep a share of: denoise says nothing
-        total = request.steps if whole else max(request.steps, round(request.steps / request.denoise))
+        total = request.steps if whole else int(request.steps / request.denoise)  # as ComfyUI's KSampler counts
         if rule.prediction == "flow":  # diffusers' own grid spends its last step on a thousandth of the noise
             self.scheduler.set_timesteps(sigmas=[1.0 - i / total for i in range(total)])
         else:

@@ -145,7 +145,7 @@ def portrait(tmp_path_factory):
     save_identity(identity, folder / "identity.safetensors")
     meters = Meters.of(identity)
     engine = tiny_engine(origin=square(HOPPER, 128))
-    spec = PassSpec("photo of a woman", cfg=1.5, steps=3, sampler="ddim", scheduler="sgm_uniform")
+    spec = PassSpec("photo of a woman", cfg=1.5, steps=3, sampler="ddim", scheduler="simple")
     picture = run_pass(engine, spec, 9, (128, 128), None)
     record = RenderRecord(
         kind="seed_search",

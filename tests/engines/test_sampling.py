@@ -21,7 +21,7 @@ def asked(sampler="euler", **changes):
     nothing = Conditioning("", None)
     defaults = dict(
         positive=nothing, negative=nothing, seeds=(1, 2, 3), width=64, height=64, steps=6, cfg=1.0, sampler=sampler,
-        scheduler="sgm_uniform",
+        scheduler="simple",
     )  # fmt: skip
     return SampleRequest(**(defaults | changes))
 
@@ -66,7 +66,12 @@ class Ideal:
 
 @pytest.mark.parametrize(
     "prediction, sampler, scheduler",
-    [(p, s, schedule) for p, s in COMBINATIONS for schedule in SCHEDULES if s != "ddim" or schedule == "sgm_uniform"],
+    [
+        (p, s, schedule)
+        for p, s in COMBINATIONS
+        for schedule in SCHEDULES
+        if s != "ddim" or schedule in ("simple", "sgm_uniform")
+    ],
 )
 def test_with_a_perfect_model_every_sampler_arrives_and_every_preview_shows_it(prediction, sampler, scheduler):
     ideal, previews = Ideal(prediction), []
@@ -248,9 +253,9 @@ def test_each_row_may_have_a_mask_and_a_picture_of_its_own():
     "changes, words",
     [
         (dict(sampler="heun"), "sampler 'heun' is not one of ddim, euler, dpmpp_2m, uni_pc"),
-        (dict(scheduler="beta"), "scheduler 'beta' is not one of sgm_uniform, normal, karras"),
-        (dict(sampler="ddim", scheduler="karras"), "'ddim' has no karras schedule here; take 'sgm_uniform'"),
-        (dict(sampler="ddim", scheduler="normal"), "'ddim' has no normal schedule here; take 'sgm_uniform'"),
+        (dict(scheduler="beta"), "scheduler 'beta' is not one of simple, sgm_uniform, normal, karras"),
+        (dict(sampler="ddim", scheduler="karras"), "'ddim' has no karras schedule here; take 'simple'"),
+        (dict(sampler="ddim", scheduler="normal"), "'ddim' has no normal schedule here; take 'simple'"),
         (dict(seeds=()), "at least one seed.*got 0 seeds"),
         (dict(steps=0), "one step.*0 steps"),
         (dict(denoise=0.0), r"denoise in \(0, 1\].*denoise 0.0"),
@@ -268,4 +273,4 @@ def test_what_cannot_be_sampled_is_refused_in_words(changes, words):
 
 def test_a_flow_model_is_sampled_with_euler_only():
     with pytest.raises(RenderError, match="flow model is sampled with 'euler' here, not 'ddim'"):
-        make_scheduler(schedule_of("flow"), "ddim", "sgm_uniform")
+        make_scheduler(schedule_of("flow"), "ddim", "simple")

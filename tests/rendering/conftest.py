@@ -18,7 +18,7 @@ from identity_lock.training.lora import adapted
 
 SIZE = (128, 128)
 PROMPT = "photo of a woman, red background"
-RENDER = PassSpec(PROMPT, cfg=1.5, steps=4, sampler="ddim", scheduler="sgm_uniform")
+RENDER = PassSpec(PROMPT, cfg=1.5, steps=4, sampler="ddim", scheduler="simple")
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from identity_lock.safety.provenance import COMPOSITE, read_record, read_source_
 
 from .conftest import PROMPT, SIZE
 
-SAMPLING = dict(steps=4, sampler="ddim", scheduler="sgm_uniform")
+SAMPLING = dict(steps=4, sampler="ddim", scheduler="simple")
 SEED = 11
 
 
