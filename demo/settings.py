@@ -32,34 +32,43 @@ DEMO_PHASES: tuple[PhaseSpec, ...] = (
     PhaseSpec("MID_FINE", 3e-4, 8.0, "charbonnier", "adamp", max_steps=60, min_steps=40),
     PhaseSpec("FINAL_FINE", 1e-4, 4.0, "charbonnier", "adamp", max_steps=40, min_steps=30),
 )
+DEMO_PLAN = TrainingPlan(
+    name="demo",
+    phases=DEMO_PHASES,
+    rank=32,
+    targets="all",
+    batch=4,
+    background_weight=0.05,
+    caption_dropout=0.1,
+    probe=ProbeSpec(pairs=16, every=8),
+    identity_probe=IdentityProbeSpec(
+        seeds=(SEED - 1, SEED - 2, SEED - 3, SEED - 4),  # never searched
+        cfg=CFG,
+        every=50,
+        **SAMPLING,
+    ),
+    checkpoint_every=50,
+)
+DEMO_JITTER = JitterSpec(copies=10, shift=0.008, scale=0.02, rotation=1.5)
 QUICK_SHARE = 0.4  # of the steps, for `--quick`
 
 
+def with_effort(plan: TrainingPlan, share: float) -> TrainingPlan:
+    """The plan with `share` of each phase's steps."""
+    phases = (
+        replace(p, max_steps=round(p.max_steps * share), min_steps=round(p.min_steps * share)) for p in plan.phases
+    )
+    return replace(plan, phases=tuple(phases))
+
+
+def demo_quick_plan() -> TrainingPlan:
+    return replace(with_effort(DEMO_PLAN, QUICK_SHARE), name="demo-quick")
+
+
 def demo_plan(subject: Subject, *, quick: bool = False) -> TrainingPlan:
-    share = QUICK_SHARE if quick else subject.effort
-    phases = tuple(
-        replace(p, max_steps=round(p.max_steps * share), min_steps=round(p.min_steps * share)) for p in DEMO_PHASES
-    )
-    return TrainingPlan(
-        name="demo-quick" if quick else "demo",
-        phases=phases,
-        rank=32,
-        targets="all",
-        batch=4,
-        background_weight=0.05,
-        caption_dropout=0.1,
-        probe=ProbeSpec(pairs=16, every=8),
-        identity_probe=IdentityProbeSpec(
-            prompts=(subject.prompt("gray background"), subject.prompt("green background", "warm light")),
-            seeds=(SEED - 1, SEED - 2, SEED - 3, SEED - 4),  # never searched
-            steps=SAMPLING["steps"],
-            cfg=CFG,
-            sampler="ddim",
-            scheduler="simple",
-            every=50,
-        ),
-        checkpoint_every=50,
-    )
+    plan = demo_quick_plan() if quick else with_effort(DEMO_PLAN, subject.effort)
+    prompts = (subject.prompt("gray background"), subject.prompt("green background", "warm light"))
+    return replace(plan, identity_probe=replace(plan.identity_probe, prompts=prompts))
 
 
 def scenes(subject: Subject) -> tuple[Scene, ...]:
@@ -86,11 +95,11 @@ def demo_spec(subject: Subject, *, quick: bool = False) -> PipelineSpec:
         passes,
         anchor=replace(passes.anchor, cfg=CFG),
         style=replace(passes.style, cfg=5.0, face_denoise=0.25),
-        rescue=replace(passes.rescue, cfg=CFG),
+        rescue=replace(passes.rescue, cfg=CFG, steps=4),  # a quarter of the way: four steps do it
     )
     return PipelineSpec(
         prep=PrepSettings(padding=0.45),
-        jitter=JitterSpec(copies=10, shift=0.008, scale=0.02, rotation=1.5),
+        jitter=DEMO_JITTER,
         plan=demo_plan(subject, quick=quick),
         search=SearchSpec(
             render=passes.anchor,

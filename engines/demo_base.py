@@ -60,13 +60,13 @@ class PatchPCA(nn.Module):
     """A closed-form codec: each 8x8 patch is projected on its leading principal components.
 
     encode: (N, 3, H, W) in [-1, 1] -> (N, 32, H/8, W/8); decode is its transpose. No gradient training: a trained
-    autoencoder of the same size lost the face.
+    autoencoder of the same size lost the face. operations: where the layers come from, for a host that has its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, operations: Any = nn) -> None:
         super().__init__()
-        self.encoder = nn.Conv2d(3, LATENT_CHANNELS, PATCH, stride=PATCH)
-        self.decoder = nn.ConvTranspose2d(LATENT_CHANNELS, 3, PATCH, stride=PATCH, bias=False)
+        self.encoder = operations.Conv2d(3, LATENT_CHANNELS, PATCH, stride=PATCH)
+        self.decoder = operations.ConvTranspose2d(LATENT_CHANNELS, 3, PATCH, stride=PATCH, bias=False)
         self.register_buffer("mean", torch.zeros(1, 3, PATCH, PATCH))
         self.requires_grad_(False)
 
@@ -74,7 +74,8 @@ class PatchPCA(nn.Module):
         return self.encoder(pixels)
 
     def decode(self, latents: Tensor) -> Tensor:
-        tiled = self.get_buffer("mean").repeat(1, 1, latents.shape[2], latents.shape[3])
+        # a host that moves weights module by module leaves buffers behind
+        tiled = self.get_buffer("mean").to(latents.device).repeat(1, 1, latents.shape[2], latents.shape[3])
         return (self.decoder(latents) + tiled).clamp(-1.0, 1.0)
 
     @classmethod
@@ -108,44 +109,64 @@ class Tokens:
     unknown: tuple[str, ...]
 
 
-class PhraseEncoder(nn.Module):
-    """A closed-vocabulary text encoder: each word's embedding plus a projection of its phrase's mean.
-
-    Phrases are what commas separate, so that in "green background, red shirt" the word green knows its background.
-    """
+class Vocabulary:
+    """Prompts as numbered words of a closed vocabulary, each with the number of its phrase; 0 is padding."""
 
     PAD = 0
     IGNORED = frozenset(("a", "an", "and", "at", "from", "in", "is", "of", "on", "the", "to", "with"))
 
-    def __init__(self, vocabulary: tuple[str, ...]) -> None:
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = tuple(words)
+        self._index = {word: i + 1 for i, word in enumerate(self.words)}
+
+    def __len__(self) -> int:
+        """How many ids there are, the padding among them."""
+        return len(self.words) + 1
+
+    def read(self, text: str, phrase: int = 0) -> tuple[list[tuple[int, int]], list[str], int]:
+        """(id, phrase) of each known word, the unknown words, and the number of the phrase that `text` ends in.
+
+        phrase: the number of the phrase that `text` begins in, when it goes on from another piece of the prompt.
+        """
+        known: list[tuple[int, int]] = []
+        unknown: list[str] = []
+        phrases = text.lower().split(",")
+        for number, part in enumerate(phrases, phrase):
+            for word in re.findall(r"[a-z0-9]+", part):
+                if word in self.IGNORED:  # though the vocabulary may list it: the base never saw it
+                    continue
+                if word in self._index:
+                    known.append((self._index[word], number))
+                else:
+                    unknown.append(word)
+        return known, unknown, phrase + len(phrases) - 1
+
+    def pad(self, words: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Exactly TOKENS of them; the padding is a phrase of its own."""
+        words = words[:TOKENS]
+        after = words[-1][1] + 1 if words else 0
+        words = words + [(self.PAD, after)] * (TOKENS - len(words))
+        return [(word, min(phrase, TOKENS - 1)) for word, phrase in words]
+
+
+class PhraseEncoder(nn.Module):
+    """A closed-vocabulary text encoder: each word's embedding plus a projection of its phrase's mean.
+
+    Phrases are what commas separate, so that in "green background, red shirt" the word green knows its background.
+    operations: as PatchPCA's.
+    """
+
+    def __init__(self, vocabulary: tuple[str, ...], operations: Any = nn) -> None:
         super().__init__()
-        self.vocabulary = tuple(vocabulary)
-        self._index = {word: i + 1 for i, word in enumerate(self.vocabulary)}
-        self.words = nn.Embedding(len(self.vocabulary) + 1, WIDTH)
-        self.phrase = nn.Linear(WIDTH, WIDTH)
-        self.norm = nn.LayerNorm(WIDTH)
+        self.vocabulary = Vocabulary(vocabulary)
+        self.words = operations.Embedding(len(self.vocabulary), WIDTH)
+        self.phrase = operations.Linear(WIDTH, WIDTH)
+        self.norm = operations.LayerNorm(WIDTH)
 
     def tokenise(self, prompt: str) -> Tokens:
-        ids: list[int] = []
-        phrases: list[int] = []
-        unknown: list[str] = []
-        for number, phrase in enumerate(prompt.lower().split(",")):
-            for word in re.findall(r"[a-z0-9]+", phrase):
-                if word in self.IGNORED:
-                    continue
-                if word not in self._index:
-                    unknown.append(word)
-                    continue
-                ids.append(self._index[word])
-                phrases.append(number)
-        ids, phrases = ids[:TOKENS], phrases[:TOKENS]
-        short = TOKENS - len(ids)
-        last = phrases[-1] + 1 if phrases else 0
-        return Tokens(
-            torch.tensor(ids + [self.PAD] * short),
-            torch.tensor([min(p, TOKENS - 1) for p in phrases] + [min(last, TOKENS - 1)] * short),
-            tuple(dict.fromkeys(unknown)),
-        )
+        known, unknown, _ = self.vocabulary.read(prompt)
+        ids, phrases = torch.tensor(self.vocabulary.pad(known)).T
+        return Tokens(ids, phrases, tuple(dict.fromkeys(unknown)))
 
     def forward(self, ids: Tensor, phrases: Tensor) -> Tensor:
         """ids, phrases: (N, T) long -> (N, T, 128)."""
@@ -196,11 +217,34 @@ def save_demo_base(base: DemoBase, path: Path) -> None:
         ("codec", base.codec, torch.float32),
     ):
         state |= {f"{prefix}.{k}": v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
-    metadata = base.metadata | {"format": FORMAT, "vocabulary": json.dumps(base.text.vocabulary)}
+    metadata = base.metadata | {"format": FORMAT, "vocabulary": json.dumps(base.text.vocabulary.words)}
     save_file(state, str(path), metadata=metadata)
 
 
-def load_demo_base(path: Path) -> DemoBase:
+@dataclass(frozen=True)
+class DemoFile:
+    """What a demo base's file holds: the float32 state dicts of its parts, and what it says of itself."""
+
+    path: Path
+    unet: dict[str, Tensor]
+    codec: dict[str, Tensor]
+    text: dict[str, Tensor]
+    vocabulary: tuple[str, ...]
+    metadata: dict[str, str]
+
+    def fill(self, module: nn.Module, state: dict[str, Tensor]) -> None:
+        """Loads one part, ready to use. Raises CheckpointError where keys or shapes are not the module's."""
+        try:
+            module.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"The demo base {self.path} is incomplete ({reason}); restore it from the repository."
+            ) from error
+        module.requires_grad_(False).eval()
+
+
+def read_demo_file(path: Path) -> DemoFile:
     """Raises CheckpointError for a file that is missing, damaged or not a demo base."""
     from safetensors import SafetensorError, safe_open
 
@@ -214,15 +258,19 @@ def load_demo_base(path: Path) -> DemoBase:
         raise CheckpointError(f"The demo base {path} is damaged ({error}); restore it from the repository.") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a demo base of format {FORMAT}; give a file that tools/ made.")
-    base = DemoBase(new_unet(), PatchPCA(), PhraseEncoder(tuple(json.loads(metadata["vocabulary"]))), metadata)
-    for prefix, module in (("unet", base.unet), ("text", base.text), ("codec", base.codec)):
-        part = {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(prefix + ".")}
-        try:
-            module.load_state_dict(part)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"The demo base {path} is incomplete ({reason}); restore it from the repository."
-            ) from error
-        module.requires_grad_(False).eval()
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+
+    vocabulary = tuple(json.loads(metadata["vocabulary"]))
+    return DemoFile(path, part("unet."), part("codec."), part("text."), vocabulary, metadata)
+
+
+def load_demo_base(path: Path) -> DemoBase:
+    """Raises CheckpointError for a file that is missing, damaged or not a demo base."""
+    file = read_demo_file(path)
+    base = DemoBase(new_unet(), PatchPCA(), PhraseEncoder(file.vocabulary), file.metadata)
+    file.fill(base.unet, file.unet)
+    file.fill(base.codec, file.codec)
+    file.fill(base.text, file.text)
     return base

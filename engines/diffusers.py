@@ -127,9 +127,12 @@ class DiffusersEngine:
     def trainable(self) -> Iterator[LentDenoiser]:
         """Lends the UNet. Whoever injects adapters ejects them before leaving (training/lora.py does)."""
         frozen = [(p, p.requires_grad) for p in self.unet.parameters()]
+        unet: Any = self.unet
         try:
             yield LentDenoiser(self)
         finally:
+            if getattr(unet, "is_gradient_checkpointing", False):
+                unet.disable_gradient_checkpointing()
             self.unet.eval()
             for parameter, before in frozen:
                 parameter.requires_grad_(before)
@@ -150,6 +153,10 @@ class LentDenoiser:
 
     def lora_key(self, module_name: str) -> str:
         return lora_key(module_name)
+
+    def checkpoint_gradients(self) -> None:
+        unet: Any = self.module
+        unet.enable_gradient_checkpointing()
 
 
 def lora_key(module_name: str) -> str:

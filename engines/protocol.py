@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a render log says of a model. sha256 is over the unpatched weights."""
+    """What a render log says of a model. sha256 is over the unpatched weights; variant tells what else decides its
+    pictures (patches on the weights, noise schedule, text encoder, VAE), empty where the weights say it all."""
 
     name: str
     sha256: str
     architecture: str
     prediction: str
     native_size: int  # pixels a side that the model was trained on
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ class TrainableDenoiser(Protocol):
 
     def lora_key(self, module_name: str) -> str:
         """The name under which a LoRA file addresses a submodule (kohya layout, without its suffix)."""
+
+    def checkpoint_gradients(self) -> None:
+        """From now on until the end of the lending, activations are recomputed where memory is dearer than time."""
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,27 @@ class Rung:
 
     at: float
     keep: float
+
+
+def parse_rungs(text: str) -> tuple[Rung, ...]:
+    """'0.25:0.30, 0.50:0.40' -> after a quarter of the steps the best 30 % go on, after half of them 40 % of those.
+
+    Raises RenderError for anything else; an empty text is no rung.
+    """
+    rungs = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        at, _, keep = part.partition(":")
+        try:
+            rung = Rung(float(at), float(keep))
+        except ValueError:
+            raise RenderError(f'The rung "{part}" is not two numbers; write rungs as "0.25:0.30, 0.50:0.40".') from None
+        if not 0.0 < rung.at < 1.0 or not 0.0 < rung.keep <= 1.0:
+            raise RenderError(
+                f'The rung "{part}" is out of range: the share of the steps lies inside 0 and 1, '
+                "and the share that goes on is above 0 and at most 1."
+            )
+        rungs.append(rung)
+    return tuple(sorted(rungs, key=lambda rung: rung.at))
 
 
 @dataclass(frozen=True)
@@ -108,6 +129,13 @@ class SearchReport:
     def best(self) -> SeedResult:
         return self.finished[0]
 
+    def picture(self, result: SeedResult) -> np.ndarray:
+        """uint8 RGB (H, W, 3) of a finished seed."""
+        from PIL import Image
+
+        with Image.open(Path(self.folder) / str(result.file)) as image:
+            return np.asarray(image.convert("RGB"))
+
     @property
     def full(self) -> list[SeedResult]:
         """The renders that no preview selected: the honest distribution."""
@@ -116,9 +144,12 @@ class SearchReport:
 
 @dataclass(frozen=True)
 class SearchProgress:
+    """latest: the results of the batch just rendered; of those that the journal already held on the first call."""
+
     done: int
     total: int
     best: SeedResult | None
+    latest: tuple[SeedResult, ...] = ()
 
 
 def search_seeds(
@@ -136,8 +167,14 @@ def search_seeds(
     """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
     with the seeds that are missing. Raises PromptRefused, RenderError (a journal of another search), OutputError."""
     require_allowed(spec.render.prompt)
-    journal = _Journal(folder, _fingerprint(engine, lora, identity, spec, size))
+    journal = _Journal(folder, search_fingerprint(engine, lora, identity, spec, size))
     search = _Search(engine, lora, identity, meters, spec, size, journal)
+
+    def tell(latest: Sequence[SeedResult]) -> None:
+        if on_progress is not None and latest:
+            on_progress(SearchProgress(len(journal.results), spec.count, search.best, tuple(latest)))
+
+    tell(search.results)
     for batch, full in search.batches():
         if spec.stop_after_locked is not None and search.locked >= spec.stop_after_locked:
             break
@@ -147,8 +184,7 @@ def search_seeds(
                 f"{folder}, and the same search started again goes on from there."
             )
         search.run_batch(batch, full)
-        if on_progress is not None:
-            on_progress(SearchProgress(len(journal.results), spec.count, search.best))
+        tell([journal.results[seed] for seed in batch])
     if not any(r.finished for r in journal.results.values()):
         raise RenderError("The seed search finished no seed; give it more seeds or rungs that keep more.")
     return search.report()
@@ -355,11 +391,12 @@ class _Journal:
             ) from error
 
 
-def _fingerprint(
+def search_fingerprint(
     engine: Engine, lora: LoraWeights | None, identity: Identity, spec: SearchSpec, size: tuple[int, int]
 ) -> str:
     """Of what a seed's picture and drift depend on; the number of seeds may grow from one run to the next."""
     kept = {k: v for k, v in asdict(spec).items() if k not in ("count", "batch", "stop_after_locked", "control")}
     parts = [json.dumps(kept, sort_keys=True), engine.card.sha256, lora.sha256 if lora else "", str(size)]
+    parts += filter(None, [engine.card.variant])
     parts += [identity.embeddings[identity.selection].vector.tobytes().hex()]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]

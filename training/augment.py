@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from ..identity.prepare import PreparedFace
 from .training_set import TrainingImage
 
 OVERSAMPLING = 2  # pictures are warped at this multiple of the size wanted and then reduced, against aliasing
+
+
+class MaskedPicture(Protocol):
+    """What identity/prepare.PreparedFace and TrainingImage have in common; see there."""
+
+    @property
+    def pixels(self) -> np.ndarray: ...
+
+    @property
+    def face_mask(self) -> np.ndarray: ...
+
+    @property
+    def valid_mask(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class JitterSpec:
 
 
 def training_images(
-    faces: Sequence[PreparedFace], captions: Sequence[str], size: int, jitter: JitterSpec
+    faces: Sequence[MaskedPicture], captions: Sequence[str], size: int, jitter: JitterSpec
 ) -> list[TrainingImage]:
     """faces and captions pair up. Each face at `size` pixels a side, followed by its jittered copies."""
     rng = np.random.default_rng(jitter.seed)
@@ -39,7 +52,7 @@ def training_images(
     return images
 
 
-def _warped(face: PreparedFace, caption: str, size: int, draw: np.ndarray, jitter: JitterSpec) -> TrainingImage:
+def _warped(face: MaskedPicture, caption: str, size: int, draw: np.ndarray, jitter: JitterSpec) -> TrainingImage:
     import cv2
 
     side = size * OVERSAMPLING

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ..engines.lora_file import LoraWeights
 from ..engines.protocol import Conditioning, Engine, TrainableDenoiser
-from ..errors import TrainingError
+from ..errors import OutputError, TrainingError
 from ..identity.drift import DriftMeter
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
 from .lora import Adapter, adapted
@@ -45,6 +46,7 @@ class _Position:
     phase: int = 0
     phase_step: int = 0
     delta: float | None = None  # Huber's, measured when its phase began
+    unseen: bool = False  # the step is done, its probes are not
 
 
 def train(
@@ -73,16 +75,10 @@ def train(
     with engine.trainable() as denoiser:
         first = plan.phases[0]
         options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
-        module: Any = denoiser.module
-        checkpointed = plan.gradient_checkpointing and hasattr(module, "enable_gradient_checkpointing")
-        if checkpointed:
-            module.enable_gradient_checkpointing()
-        try:
-            with adapted(denoiser, **options) as adapter:
-                return run.train(denoiser, adapter, name)
-        finally:
-            if checkpointed:
-                module.disable_gradient_checkpointing()
+        if plan.gradient_checkpointing:
+            denoiser.checkpoint_gradients()
+        with adapted(denoiser, **options) as adapter:
+            return run.train(denoiser, adapter, name)
 
 
 class _Run:
@@ -101,9 +97,7 @@ class _Run:
         self.engine, self.data, self.plan, self.path = engine, data, plan, folder / CHECKPOINT_NAME
         self.on_progress, self.should_stop = on_progress, should_stop
         self.identity_probe, self.meter = identity_probe, meter
-        self.fingerprint = "-".join(
-            (plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], _fingerprint(meter), str(size))
-        )
+        self.fingerprint = training_fingerprint(engine, data, meter, plan, size)
         self.position = _Position()
         self.report = TrainingReport.empty(plan.name, plan.max_steps)
         self.best: dict[str, Tensor] = {}
@@ -124,7 +118,7 @@ class _Run:
             self.position.phase_step = 0
             if self.position.phase < len(self.plan.phases):
                 self._begin_phase()
-                self._save()
+            self._save()  # after the last phase too: the same run asked for again is finished at once
         return self._finish(name), self.report
 
     def _begin_phase(self) -> None:
@@ -152,24 +146,33 @@ class _Run:
         phase = self.plan.phases[self.position.phase]
         report = self.report.phases[-1]
         reason = "the budget of steps was used"
-        while self.position.phase_step < phase.max_steps:
+        while self.position.unseen or self.position.phase_step < phase.max_steps:
             if self.should_stop():
                 self._save()
                 raise TrainingStopped(
                     f"Training stopped at step {self.position.step} of at most {self.plan.max_steps}; its state is in "
                     f"{self.path}, and the same run started again goes on from there."
                 )
-            value = self._step(phase)
-            self.position.step += 1
-            self.position.phase_step += 1
-            self.report.losses.append((self.position.step, value))
-            plateau = self._look_in(phase)
-            self._tell(phase, value)
+            with self._saved_on_failure():
+                if not self.position.unseen:
+                    value = self._step(phase)
+                    self.position.step += 1
+                    self.position.phase_step += 1
+                    self.position.unseen = True
+                    self.report.losses.append((self.position.step, value))
+                plateau = self._look_in()
+            self.position.unseen = plateau  # gone on from here, the phase ends as it does now
+            due = self.position.step % self.plan.checkpoint_every == 0
+            if due and not plateau and self.position.phase_step < phase.max_steps:
+                self._save()
+            self._tell(phase, self.report.losses[-1][1])
             if plateau:
                 reason = "the probe has stopped improving (equivalence test)"
                 break
-        if not self.report.identity or self.report.identity[-1].step != self.position.step:
-            self._check_identity()
+        if self.report.identity[-1].step != self.position.step:
+            with self._saved_on_failure():
+                self._check_identity()
+        self.position.unseen = False
         report.end(
             self.position.step,
             reason,
@@ -177,6 +180,19 @@ class _Run:
             moved=_distance(self._before, phase.alpha, self.adapter, self.plan.rank),
             total=self.adapter.relative_change(),
         )
+
+    @contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """A host breaks in where it likes, in the middle of a step or of a probe, and memory runs out there too. A step
+        is applied whole or not at all, so what there is can be kept."""
+        try:
+            yield
+        except TrainingError:  # the loss diverged: the checkpoint before is the good one
+            raise
+        except Exception:
+            with suppress(OutputError):
+                self._save()
+            raise
 
     def _step(self, phase: PhaseSpec) -> float:
         """One optimizer step over `accumulation` batches. Every draw depends on (seed, step) alone."""
@@ -223,11 +239,13 @@ class _Run:
 
     # -- looking in --------------------------------------------------------------------------------------------------
 
-    def _look_in(self, phase: PhaseSpec) -> bool:
-        """Probes and checkpoint, each on its own beat. True when the phase has reached its plateau."""
+    def _look_in(self) -> bool:
+        """The probes, each on its own beat and each once a step. True when the phase has reached its plateau."""
         step, plan = self.position.step, self.plan
         plateau = False
-        if step % plan.probe.every == 0:
+        if self.report.probe and self.report.probe[-1].step == step:
+            plateau = self.report.probe[-1].plateau
+        elif step % plan.probe.every == 0:
             started = time.perf_counter()
             losses = self.probe.losses()
             if not np.isfinite(losses).all():
@@ -236,10 +254,8 @@ class _Run:
             self.report.add_probe(verdict)
             plateau = verdict.plateau
             self.report.seconds_probing += time.perf_counter() - started
-        if step % plan.identity_probe.every == 0:
+        if step % plan.identity_probe.every == 0 and self.report.identity[-1].step != step:
             self._check_identity()
-        if step % plan.checkpoint_every == 0 and not plateau and self.position.phase_step < phase.max_steps:
-            self._save()
         return plateau
 
     def _check_identity(self) -> None:
@@ -261,7 +277,9 @@ class _Run:
             drift = self.report.identity[-1].drift if self.report.identity else None
             position = self.position
             self.on_progress(
-                Progress(position.step, self.plan.max_steps, phase.name, position.phase_step, loss, probe, drift)
+                Progress(
+                    position.step, self.plan.max_steps, phase.name, position.phase_step, loss, probe, drift, self.report
+                )
             )
 
     # -- going on after a kill ---------------------------------------------------------------------------------------
@@ -286,7 +304,7 @@ class _Run:
             return False
         saved = load_checkpoint(self.path, self.fingerprint)
         self.position = _Position(**saved.progress["position"])
-        phase = self.plan.phases[self.position.phase]
+        phase = self.plan.phases[min(self.position.phase, len(self.plan.phases) - 1)]
         adapter = {key: value for key, value in saved.adapter.items() if not key.startswith("before/")}
         self._before = {k.removeprefix("before/"): v for k, v in saved.adapter.items() if k.startswith("before/")}
         self.adapter.load_state(adapter, saved.progress["alpha"])
@@ -318,6 +336,12 @@ class _Run:
         lora = self.adapter.export(name, metadata)
         self.report.lora_sha256 = lora.sha256
         return lora
+
+
+def training_fingerprint(engine: Engine, data: TrainingSet, meter: DriftMeter, plan: TrainingPlan, size: int) -> str:
+    """Of everything that decides the weights: a checkpoint is gone on from only where it is the same."""
+    parts = [plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], _fingerprint(meter), str(size)]
+    return "-".join(filter(None, [*parts, engine.card.variant]))
 
 
 def _fingerprint(meter: DriftMeter) -> str:

@@ -90,6 +90,21 @@ def test_a_base_that_is_missing_damaged_or_something_else_is_refused_in_words(sh
         open_demo_base(tmp_path / "holed.safetensors")
 
 
+def test_prompts_are_read_as_they_were_in_training(shipped):
+    """Small words are left out although the vocabulary lists some: every prompt of the training was read so."""
+    text = load_text(PATH)
+    with torch.no_grad():
+        whole, unknown = text.encode("photo of a sks person, facing forward, golden hour field")
+        small_left_out, _ = text.encode("photo sks person, facing forward, golden hour field")
+    assert "of" in text.vocabulary.words and torch.equal(whole, small_left_out) and unknown == ()
+    context = shipped.encode_prompt("photo of sks person, green background").data.double()
+    assert float(context.square().sum()) == pytest.approx(1429.5217, abs=1e-3)  # measured when the base was finished
+
+
+def load_text(path):
+    return demo_base.load_demo_base(path).text
+
+
 # ---- the parts -----------------------------------------------------------------------------------------------------
 
 
