@@ -1,4 +1,4 @@
-"""`identity-lock demo | run | verify | doctor`: the pipeline without ComfyUI, fully offline."""
+"""`identity-lock demo | run | queue | verify | doctor`: the pipeline without ComfyUI, graphs for one; all offline."""
 
 from __future__ import annotations
 
@@ -57,6 +57,32 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=Path("out/run"))
     run.set_defaults(run=_run)
 
+    queue = commands.add_parser("queue", help="queue an API-format graph on a running ComfyUI and fetch what it makes")
+    queue.add_argument("graph", type=Path, metavar="GRAPH.json", help="a workflow in API format")
+    queue.add_argument(
+        "--set", action="append", default=[], metavar="NODE.INPUT=VALUE",
+        help="a value, by node title, id or class; a LoadImage takes a picture of this machine; may be repeated",
+    )  # fmt: skip
+    queue.add_argument(
+        "--each", action="append", default=[], metavar="NODE.INPUT=LIST",
+        help="a job for each value: a text file with one a line, a JSON list, 1,2,3, or pictures as folder/*.jpg; "
+        "several lists of one length go side by side",
+    )  # fmt: skip
+    queue.add_argument("--server", default="http://127.0.0.1:8188", metavar="URL", help="default: %(default)s")
+    queue.add_argument("--allow-remote", action="store_true", help="let photos and prompts leave this machine")
+    queue.add_argument("--out", type=Path, metavar="DIR", help="folder for results (default: out/queue/GRAPH)")
+    queue.add_argument("--all", action="store_true", help="fetch temporary pictures (previews) too")
+    queue.add_argument("--timeout", type=_seconds, metavar="S", help="interrupt a job after so long (default: never)")
+    queue.add_argument(
+        "--retries", type=_count, default=2, metavar="N",
+        help="how often a job is queued again that was lost with a dying server (default: 2)",
+    )  # fmt: skip
+    queue.add_argument(
+        "--reconnect", type=_seconds, default=60.0, metavar="S",
+        help="how long to wait for a server that went away midway (default: 60)",
+    )  # fmt: skip
+    queue.set_defaults(run=_queue)
+
     verify = commands.add_parser("verify", help="measure the drift of a picture against an identity")
     verify.add_argument("image", type=Path)
     verify.add_argument("--identity", type=Path, required=True, help="identity.safetensors")
@@ -86,6 +112,33 @@ def _run(args: argparse.Namespace) -> None:
         torch.set_flush_denormal(True)
     with stoppable() as should_stop:
         run_own_photos(args, should_stop)
+
+
+def _queue(args: argparse.Namespace) -> int:
+    """Exit code 2 for a command that cannot be carried out, 1 where a job failed or the server is gone."""
+    from .comfy_client.refusals import UsageRefused
+    from .comfy_client.run import run_queue
+
+    try:
+        with stoppable(quiet=True) as should_stop:
+            return run_queue(args, should_stop)
+    except UsageRefused as error:
+        print(f"identity-lock: {error}", file=sys.stderr)
+        return 2
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
 
 
 def _verify(args: argparse.Namespace) -> None:

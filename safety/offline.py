@@ -120,7 +120,7 @@ def _refuse_unless_local(connection: socket.socket | None, address: Any) -> None
     host = address[0] if isinstance(address, tuple) and address else address
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
-    if host is None or host == "" or _is_local(str(host)):
+    if host is None or host == "" or is_this_machine(str(host)):
         return
     raise NetworkRefused(
         f'Something tried to reach "{host}" over the network, and everything here is offline. '
@@ -128,7 +128,8 @@ def _refuse_unless_local(connection: socket.socket | None, address: Any) -> None
     )
 
 
-def _is_local(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether a host's name or address means this machine, without asking the network."""
     if host.lower().rstrip(".") in {"localhost", "ip6-localhost", socket.gethostname().lower()}:
         return True
     try:
