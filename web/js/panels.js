@@ -62,7 +62,9 @@ export function createPanels(host) {
     const change = extra - panel.extra
     panel.extra = extra
     if (!change) return
-    node.setSize([node.size[0], Math.max(node.size[1] + change, node.computeSize()[1])])
+    // A node that was saved with its report open is tall enough: opening again adds nothing.
+    const height = change > 0 ? node.size[1] : node.size[1] + change
+    node.setSize([node.size[0], Math.max(height, node.computeSize()[1])])
     host.redraw()
   }
 
