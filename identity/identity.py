@@ -127,6 +127,22 @@ class Identity:
             )
         return {name: self.embeddings[name].drift_to(other.embeddings[name]) for name in shared}
 
+    def summary(self) -> str:
+        """What it was made of, by which recognisers, and how far its photos are from each other."""
+        lines = [
+            f"{photo.name}: quality {photo.quality:.2f}, weight {photo.weight:.2f}, similarity to the identity "
+            f"{photo.similarity_to_mean:.3f}."
+            for photo in self.photos
+        ]
+        by = f"{self.reporting} only reports" if self.reporting else "no second one is here to report"
+        lines.append(f"{self.selection} chooses seeds and blends; {by}.")
+        for name, drifts in self.yardstick.items():
+            if drifts:
+                lines.append(f"Drift between the photos by {name}: {', '.join(f'{value:.3f}' for value in drifts)}.")
+        if len(self.photos) == 1:
+            lines.append("Made from one photo; a second one would show how far photos of this person differ anyway.")
+        return "\n".join([*lines, *self.warnings, f"Consent: {self.consent}"])
+
     def _meter(self, name: str, detector: FaceDetector, models_dir: Folders) -> DriftMeter:
         embedding = self.embedding(name)
         recogniser = get_recogniser(name, models_dir=models_dir)

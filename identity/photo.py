@@ -88,19 +88,29 @@ def photo_from_array(array: np.ndarray, name: str) -> Photo:
     array = np.asarray(array)
     if array.ndim == 4 and array.shape[0] == 1:
         array = array[0]
+    array = _with_channels(array, name)
+    _check_size(name, array.shape[1], array.shape[0])
+    image = Image.fromarray(pixels_from_array(array, name))
+    image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS)
+    return Photo(name, np.ascontiguousarray(image))
+
+
+def pixels_from_array(array: np.ndarray, name: str) -> np.ndarray:
+    """uint8 RGB (H, W, 3) of the array's own size, from what `photo_from_array` takes. Raises PhotoError."""
+    channels = _to_uint8(_with_channels(array, name), name)
+    if channels.shape[2] == 1:
+        channels = np.repeat(channels, 3, axis=2)
+    return np.ascontiguousarray(_flatten(Image.fromarray(np.ascontiguousarray(channels))))
+
+
+def _with_channels(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise PhotoError(
             f"{name}: an array of shape {array.shape} is no picture; give (height, width) with 1, 3 or 4 channels last."
         )
-    _check_size(name, array.shape[1], array.shape[0])
-    channels = _to_uint8(array, name)
-    if channels.shape[2] == 1:
-        channels = np.repeat(channels, 3, axis=2)
-    image = Image.fromarray(np.ascontiguousarray(channels))
-    image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS)
-    return Photo(name, np.ascontiguousarray(_flatten(image)))
+    return array
 
 
 def _open_header(path: Path, name: str) -> Image.Image:

@@ -7,7 +7,7 @@ teach the LoRA its blur.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from .faces import Face, FaceDetector, NoFaceError, the_face
 from .photo import Photo
 from .recognisers.store import Folders
 
+PLAIN = "crop"  # the transform of a photo's first result
 _FACE_KEPT = 0.5  # a background model that leaves less of the face than this has taken the person for background
 
 
@@ -106,6 +107,51 @@ def prepare_all(
     return prepared
 
 
+@dataclass(frozen=True, eq=False)
+class Preparation:
+    """What a training and an identity are made from. references: one plain crop a photo, with its background.
+    training: as the settings say, photo by photo. notes: sentences about photos left out, and the like."""
+
+    references: tuple[PreparedFace, ...]
+    training: tuple[PreparedFace, ...]
+    notes: tuple[str, ...]
+
+    def summary(self) -> str:
+        """One line a photo, then what there is to know."""
+        lines = []
+        for face in self.references:
+            made = [f.transform for f in self.training if f.source == face.source]
+            inside = float(face.valid_mask.mean())
+            beyond = "" if inside > 0.999 else f"; {1 - inside:.0%} of the crop lies beyond the photo's edge"
+            lines.append(
+                f"{face.source}: one face, {face.face.size:.0f} px across in its crop of {len(face.pixels)} px, "
+                f"score {face.face.score:.2f}; for training: {', '.join(made)}{beyond}."
+            )
+        return "\n".join([*lines, *self.notes])
+
+
+def prepare_both(
+    photos: Sequence[Photo],
+    detector: FaceDetector,
+    settings: PrepSettings | None = None,
+    *,
+    models_dir: Folders = None,
+) -> Preparation:
+    """References and training pictures of all photos; a photo without a face is left out with a note, as in
+    `prepare_all`. Raises PhotoError, RecogniserError."""
+    settings = settings or PrepSettings()
+    training = prepare_all(photos, detector, settings, models_dir=models_dir)
+    if settings.background_model in (None, NO_REMOVAL):
+        references = [face for face in training if face.transform == PLAIN]
+    else:
+        plain = replace(settings, background_model=NO_REMOVAL, rotations=False, center_crops=False)
+        references = prepare_all(photos, detector, plain, models_dir=models_dir)
+    used = {face.source for face in training}
+    notes = [note for photo in photos for note in photo.warnings]
+    notes += [f"{photo.name} was left out: no face was found in it." for photo in photos if photo.name not in used]
+    return Preparation(tuple(references), tuple(training), tuple(notes))
+
+
 def soft_face_mask(face: Face, shape: tuple[int, int], *, feather: float = 0.25) -> np.ndarray:
     """A smooth ellipse from forehead to chin: float32 (H, W), 1 inside, 0 outside, for loss weights and blending.
 
@@ -147,7 +193,7 @@ def _without_background(
 def _transforms(face: Face, settings: PrepSettings) -> list[tuple[str, np.ndarray]]:
     """Names and matrices (2, 3), photo pixels to result pixels; the plain crop first."""
     side = float(max(face.box[2:] - face.box[:2])) * (1.0 + 2.0 * settings.padding)
-    transforms = [("crop", _crop_matrix(face.center, side, 0.0, settings.size))]
+    transforms = [(PLAIN, _crop_matrix(face.center, side, 0.0, settings.size))]
     if settings.rotations:
         for degrees in (settings.rotation_degrees, -settings.rotation_degrees):
             transforms.append((f"rotate {degrees:+g}", _crop_matrix(face.center, side, degrees, settings.size)))

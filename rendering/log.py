@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -80,22 +81,41 @@ class RenderRecord:
 class RenderLog:
     """Writes pictures with their records inside, and the same records as lines of `renders.jsonl` beside them."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = make_folder(folder)
+    def __init__(self, folder: Path, text: Mapping[str, str] | None = None) -> None:
+        """text: more text chunks for each picture, by keyword, such as the host's own description of the run."""
+        self.folder, self._text = make_folder(folder), dict(text or {})
 
     def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
         """The PNG first, then its line: a line always has its picture. Raises OutputError."""
         path = self.folder / f"{name}.png"
+        self._write(image, path, record)
+        return path
+
+    def write_next(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path:
+        """As `write`, under a name that no picture here has or had: the prefix and a counter."""
+        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        logged = [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
+        names = [*logged, *(path.name for path in self.folder.glob("*.png"))]
+        counted = re.compile(re.escape(prefix) + r"_(\d+)\.png")
+        numbers = [int(match[1]) for match in map(counted.fullmatch, names) if match]
+        path = self.folder / f"{prefix}_{max(numbers, default=0) + 1:05d}.png"
+        self._write(image, path, record)
+        return path
+
+    @property
+    def _lines(self) -> Path:
+        return self.folder / "renders.jsonl"
+
+    def _write(self, image: np.ndarray, path: Path, record: RenderRecord) -> None:
         data = asdict(record)
-        write_png(image, path, data, composite=record.composite)
+        write_png(image, path, data, composite=record.composite, text=self._text)
         try:
-            with open(self.folder / "renders.jsonl", "a", encoding="utf-8") as lines:
+            with open(self._lines, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"file": path.name} | data) + "\n")
         except OSError as error:
             raise OutputError(
                 f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
             ) from error
-        return path
 
 
 def outcome(drift: Drift, report: Drift | None, threshold: float = LOCK_THRESHOLD) -> dict[str, Any]:

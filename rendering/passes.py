@@ -74,6 +74,12 @@ def run_pass(
     return engine.decode_latents(engine.sample(request).latents)[0]
 
 
+def models_used(engine: Engine, lora: LoraWeights | None, **others: Engine) -> dict[str, dict[str, str]]:
+    """Names and hashes for a RenderRecord, by role."""
+    models = {role: {"name": e.card.name, "sha256": e.card.sha256} for role, e in {"base": engine, **others}.items()}
+    return models if lora is None else models | {"lora": {"name": lora.name, "sha256": lora.sha256}}
+
+
 def soft_latent_mask(face_mask: np.ndarray, face_share: float, factor: int) -> Tensor:
     """(1, 1, h, w): 1 off the face, `face_share` of the run on it, between in between."""
     weights = torch.from_numpy(face_mask.astype(np.float32))[None, None]

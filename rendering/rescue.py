@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..engines.lora_file import LoraWeights
+from ..engines.protocol import Engine
 from ..errors import RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
+from ..identity.identity import Identity
+from ..safety.prompt import require_allowed
 from .blend import MAX_BLEND, BlendResult, blend_faces
+from .log import Meters, RenderRecord, outcome
+from .passes import PassSpec, models_used, run_pass
 
 Heal = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(blended picture, face mask) -> the picture rendered again at low denoise under that mask."""
 
+_HEALING_SIDE = 64  # px: what every UNet here can halve as often as it must
 STEPS = 4  # blends tried between nothing and the cap
 
 
@@ -78,6 +87,67 @@ def rescue_blend(
     change = f"from {before.value:.3f} to {best.after.value:.3f}"
     note = f"Not locked: a blend of {best.blend:.0%} brought the drift {change}."
     return RescueResult(best.image, best.mask, before, best.after, best.blend, best.healed, note)
+
+
+@dataclass(frozen=True)
+class RescuedPicture:
+    """report_*: drifts by the reporting recogniser, or None."""
+
+    rescue: RescueResult
+    report_before: Drift | None
+    report_after: Drift | None
+    record: RenderRecord
+
+
+def rescue_picture(
+    styled: np.ndarray,
+    anchor: np.ndarray,
+    identity: Identity,
+    meters: Meters,
+    seed: int,
+    *,
+    cap: float = MAX_BLEND,
+    threshold: float = LOCK_THRESHOLD,
+    engine: Engine | None = None,
+    healing: PassSpec | None = None,
+    lora: LoraWeights | None = None,
+) -> RescuedPicture:
+    """The rescue blend on any two pictures, of any sizes, with its record. With an engine and a `healing` pass each
+    blend is rendered again under the mask by that pass. Raises PromptRefused, RenderError."""
+    started = time.perf_counter()
+    heal: Heal | None = None
+    if engine is not None and healing is not None:
+        require_allowed(healing.prompt, field="prompt")
+        model, spec = engine, healing
+
+        def heal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+            height, width = image.shape[:2]
+            fitting = _fitting(image, math.lcm(_HEALING_SIDE, model.latent_factor))
+            size = (fitting.shape[1], fitting.shape[0])
+            return run_pass(model, spec, seed, size, lora, start=fitting)[:height, :width]
+
+    rescued = rescue_blend(styled, anchor, meters.selection, cap=cap, threshold=threshold, heal=heal)
+    report_before, report_after = meters.report(styled), meters.report(rescued.image)
+    described = {} if healing is None else healing.describe()
+    record = RenderRecord(
+        kind="rescue",
+        seed=seed,
+        passes={"rescue": described | {"blend": rescued.blend, "cap": cap, "healed": rescued.healed}},
+        models={} if engine is None or healing is None else models_used(engine, lora),
+        identity=identity.name,
+        consent=identity.consent,
+        composite=rescued.blend > 0.0,
+        notes=(rescued.note,),
+        seconds={"rescue": round(time.perf_counter() - started, 3)},
+        **outcome(rescued.after, report_after, threshold),
+    )
+    return RescuedPicture(rescued, report_before, report_after, record)
+
+
+def _fitting(image: np.ndarray, step: int) -> np.ndarray:
+    """The picture continued to the right and downwards by its mirror image, to sides that are multiples of `step`."""
+    height, width = image.shape[:2]
+    return np.pad(image, ((0, -height % step), (0, -width % step), (0, 0)), mode="symmetric")
 
 
 def _candidates(styled: np.ndarray, blended: BlendResult, heal: Heal | None) -> list[tuple[np.ndarray, bool]]:

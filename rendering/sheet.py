@@ -37,13 +37,18 @@ def contact_sheet(
 
 def search_sheet(report: SearchReport, *, limit: int = 64, threshold: float = LOCK_THRESHOLD) -> np.ndarray:
     """The finished seeds, best first, each with its seed and drift."""
-    from PIL import Image
-
     shown = report.finished[:limit]
-    images = [np.asarray(Image.open(Path(report.folder) / str(r.file)).convert("RGB")) for r in shown]
+    images = [report.picture(r) for r in shown]
     labels = [f"{r.seed}  {r.drift:.3f}" if r.detected else f"{r.seed}  no face" for r in shown]
     marked = [r.drift is not None and r.drift <= threshold for r in shown]
     return contact_sheet(images, labels, marked=marked)
+
+
+def drift_histogram(report: SearchReport, bins: int = 20) -> tuple[list[int], list[float]]:
+    """Counts of the finished seeds by drift, and the edges of the bins (one more than counts)."""
+    drifts = [r.drift for r in report.finished if r.drift is not None]
+    counts, edges = np.histogram(drifts, bins=bins, range=(0.0, max(0.5, *drifts)))
+    return [int(count) for count in counts], [round(float(edge), 4) for edge in edges]
 
 
 def plot_histogram(report: SearchReport, path: Path, threshold: float = LOCK_THRESHOLD) -> None:

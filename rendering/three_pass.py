@@ -10,11 +10,13 @@ import numpy as np
 
 from ..engines.lora_file import LoraWeights
 from ..engines.protocol import Engine
+from ..errors import RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift
 from ..identity.identity import Identity
 from ..identity.prepare import soft_face_mask
+from ..safety.prompt import require_allowed
 from .log import Meters, RenderRecord, outcome
-from .passes import PassSpec, run_pass
+from .passes import PassSpec, models_used, run_pass
 from .rescue import RescueResult, rescue_blend
 
 
@@ -67,7 +69,7 @@ class ThreePassResult:
 
 def render_three_pass(
     engine: Engine,
-    lora: LoraWeights,
+    lora: LoraWeights | None,
     identity: Identity,
     meters: Meters,
     seed: int,
@@ -78,11 +80,19 @@ def render_three_pass(
 ) -> ThreePassResult:
     """The locked seed is the seed of every pass. anchor: a first pass that was rendered before, to spare its time.
 
-    A render that misses the lock is returned with its drift and `locked` false, never hidden.
+    A render that misses the lock is returned with its drift and `locked` false, never hidden. Raises PromptRefused
+    before the first pass, and RenderError for an anchor of another size.
     """
     clock = _Clock()
+    for name, asked in (("anchor prompt", spec.anchor), ("scene prompt", spec.style), ("rescue prompt", spec.rescue)):
+        require_allowed(asked.prompt, field=name)
     if anchor is None:
         anchor = run_pass(engine, spec.anchor, seed, size, lora)
+    elif (anchor.shape[1], anchor.shape[0]) != size:
+        raise RenderError(
+            f"The anchor is {anchor.shape[1]} x {anchor.shape[0]} px and the render {size[0]} x {size[1]}; "
+            "give the render the anchor's width and height."
+        )
     anchor_drift = meters.selection.measure_one(anchor)
     clock.lap("anchor")
     face_mask = None if anchor_drift.face is None else soft_face_mask(anchor_drift.face, anchor.shape[:2])
@@ -105,10 +115,7 @@ def render_three_pass(
             "style": spec.style.describe(),
             "rescue": spec.rescue.describe() | {"blend": rescued.blend, "cap": spec.blend, "healed": rescued.healed},
         },
-        models={
-            "base": {"name": engine.card.name, "sha256": engine.card.sha256},
-            "lora": {"name": lora.name, "sha256": lora.sha256},
-        },
+        models=models_used(engine, lora),
         identity=identity.name,
         consent=identity.consent,
         composite=rescued.blend > 0.0,

@@ -12,8 +12,9 @@ from ..engines.protocol import Engine
 from ..identity.drift import LOCK_THRESHOLD, Drift
 from ..identity.identity import Identity
 from ..identity.prepare import soft_face_mask
+from ..safety.prompt import require_allowed
 from .log import Meters, RenderRecord, outcome
-from .passes import PassSpec, run_pass
+from .passes import PassSpec, models_used, run_pass
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TwoPassResult:
 def render_two_pass(
     engine: Engine,
     style_engine: Engine,
-    lora: LoraWeights,
+    lora: LoraWeights | None,
     identity: Identity,
     meters: Meters,
     seed: int,
@@ -53,26 +54,27 @@ def render_two_pass(
     *,
     anchor: np.ndarray | None = None,
 ) -> TwoPassResult:
-    """Pixels pass between the two models, so the second may be of another architecture; style_size is its size then."""
+    """Pixels pass between the two models, so the second may be of another architecture; style_size is its size then,
+    by default the anchor's. anchor: a first pass that was rendered before. Raises PromptRefused before the first pass.
+    """
+    for name, asked in (("anchor prompt", spec.anchor), ("scene prompt", spec.style)):
+        require_allowed(asked.prompt, field=name)
     started = time.perf_counter()
     if anchor is None:
         anchor = run_pass(engine, spec.anchor, seed, size, lora)
     anchor_drift = meters.selection.measure_one(anchor)
     middle = time.perf_counter()
-    start = _resized(anchor, style_size or size)
+    style_size = style_size or (anchor.shape[1], anchor.shape[0])
+    start = _resized(anchor, style_size)
     face = meters.selection.measure_one(start).face
     mask = None if face is None else soft_face_mask(face, start.shape[:2])
-    image = run_pass(style_engine, spec.style, seed, style_size or size, None, start=start, face_mask=mask)
+    image = run_pass(style_engine, spec.style, seed, style_size, None, start=start, face_mask=mask)
     drift, report = meters.selection.measure_one(image), meters.report(image)
     record = RenderRecord(
         kind="two_pass",
         seed=seed,
         passes={"anchor": spec.anchor.describe(), "style": spec.style.describe()},
-        models={
-            "base": {"name": engine.card.name, "sha256": engine.card.sha256},
-            "style": {"name": style_engine.card.name, "sha256": style_engine.card.sha256},
-            "lora": {"name": lora.name, "sha256": lora.sha256},
-        },
+        models=models_used(engine, lora, style=style_engine),
         identity=identity.name,
         consent=identity.consent,
         seconds={"anchor": round(middle - started, 3), "style": round(time.perf_counter() - middle, 3)},

@@ -60,9 +60,14 @@ def png_text(record: Mapping[str, Any] | None, *, composite: bool) -> dict[str, 
 
 
 def write_png(
-    pixels: np.ndarray, path: str | Path, record: Mapping[str, Any] | None = None, *, composite: bool
+    pixels: np.ndarray,
+    path: str | Path,
+    record: Mapping[str, Any] | None = None,
+    *,
+    composite: bool,
+    text: Mapping[str, str] | None = None,
 ) -> None:
-    """Write uint8 RGB (H, W, 3) with its provenance to `path`; whole or not at all.
+    """Write uint8 RGB (H, W, 3) with its provenance to `path`; whole or not at all. text: more chunks, by keyword.
 
     A missing folder is made; a full disk or a kill leaves the old file or none. Raises OutputError where the folder
     cannot be written or the disk is full.
@@ -72,8 +77,8 @@ def write_png(
         raise OutputError(f"Only uint8 RGB pictures (H, W, 3) are written; got {kind}.")
     path = Path(path)
     info = PngImagePlugin.PngInfo()
-    for keyword, text in png_text(record, composite=composite).items():
-        info.add_itxt(keyword, text)
+    for keyword, value in {**(text or {}), **png_text(record, composite=composite)}.items():
+        info.add_itxt(keyword, value)
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     with replacing(path) as temporary, open(temporary, "wb") as stream:
         picture.save(stream, format="PNG", pnginfo=info)

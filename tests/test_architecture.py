@@ -14,9 +14,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "identity_lock"
 HEAVY = ("torch", "diffusers", "peft", "insightface", "cv2", "onnxruntime")
-COMFY = ("comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "nodes", "server", "execution")
+COMFY = (
+    "comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server",
+    "execution",
+)  # fmt: skip
 # Of the engines, whoever works with one sees the protocol, the LoRA file and the noising rule, never an implementation.
 ENGINE_PAGES = {"engines.protocol", "engines.lora_file", "engines.noising"}
+KNOW_COMFYUI = {("engines", f"{name}.py") for name in ("comfy", "comfy_demo", "comfy_sampling", "comfy_training")}
 LEFT_OUT = {".git", ".venv", "build", "out", "node_modules", "__pycache__"}
 
 
@@ -93,6 +97,7 @@ def test_the_reader_of_imports_reads_them(tmp_path):
         ("engines", ("safety",)),
         ("training", {"identity", "safety", *ENGINE_PAGES}),
         ("rendering", {"identity", "safety", *ENGINE_PAGES}),
+        ("comfy_client", ("safety",)),
     ],
 )
 def test_arrows_point_one_way(folder, allowed):
@@ -108,14 +113,14 @@ def test_no_torch_below_the_engines(folder):
 def test_only_the_nodes_and_their_engine_know_comfyui():
     for file in python_files():
         place = file.relative_to(ROOT).parts
-        if place[0] in ("nodes", "tests", "benchmarks") or place == ("engines", "comfy.py"):
+        if place[0] in ("nodes", "tests", "benchmarks") or place in KNOW_COMFYUI:
             continue
         known = [m for m, _ in imports_of(file) if m.split(".")[0] in COMFY and not within(m, "nodes")]
         if place == ("__init__.py",):
             known = [m for m in known if not within(m, "comfy_api")]  # the entry point that ComfyUI looks for
         assert known == [], f"{file.relative_to(ROOT)} imports {known}"
         if place not in (("__init__.py",),):
-            entering = [m for m, _ in imports_of(file) if within(m, "engines.comfy", "nodes")]
+            entering = [m for m, _ in imports_of(file) if within(m, "engines.comfy", "engines.comfy_demo", "nodes")]
             assert entering == [], f"{file.relative_to(ROOT)} imports {entering}"
 
 
@@ -162,7 +167,8 @@ def test_requirements_name_everything_the_code_imports():
     optional = {"dlib", "c2pa", "cryptography", "torch", "cv2"}  # pyproject's extras, the host's own, rembg's opencv
     pip_names = {"PIL": "pillow", "pytorch_optimizer": "pytorch-optimizer"}
     here = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
-    for folder in ("identity", "safety", "engines", "training", "rendering", "demo", "pipeline.py", "own_photos.py"):
+    rooms = ("identity", "safety", "engines", "training", "rendering", "comfy_client", "demo")
+    for folder in (*rooms, "pipeline.py", "own_photos.py"):
         for file in python_files(folder):
             for module, line in imports_of(file):
                 name = module.split(".")[0]

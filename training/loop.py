@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,7 @@ class _Run:
             "identity_probe": json.dumps([[c.step, round(c.drift, 5)] for c in self.report.identity]),
             "denoising_probe": json.dumps([[p.step, round(p.mean, 6)] for p in self.report.probe]),
             "phases": json.dumps([[p.name, p.first_step, p.last_step] for p in self.report.phases]),
-            "versions": json.dumps({name: version(name) for name in ("torch", "diffusers", "peft")}),
+            "versions": json.dumps(_versions("torch", "diffusers", "peft")),
         }
         lora = self.adapter.export(name, metadata)
         self.report.lora_sha256 = lora.sha256
@@ -342,6 +342,15 @@ def training_fingerprint(engine: Engine, data: TrainingSet, meter: DriftMeter, p
     """Of everything that decides the weights: a checkpoint is gone on from only where it is the same."""
     parts = [plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], _fingerprint(meter), str(size)]
     return "-".join(filter(None, [*parts, engine.card.variant]))
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed: a host need not have diffusers."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def _fingerprint(meter: DriftMeter) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
+from ..errors import TrainingError
 from .plateau import PlateauSpec
 
 Targets = Literal["attention", "all"]
@@ -91,6 +93,56 @@ PAPER_PHASES = (
 PAPER_PLAN = TrainingPlan(
     name="paper", phases=PAPER_PHASES, rank=8, targets="attention", batch=1, gradient_checkpointing=True
 )
+
+
+def adjusted(
+    plan: TrainingPlan,
+    *,
+    steps: Sequence[int] = (),
+    rank: int = 0,
+    targets: Targets | None = None,
+    batch: int = 0,
+    rate: float = 1.0,
+    background_weight: float = 0.0,
+    gradient_checkpointing: bool | None = None,
+    seed: int | None = None,
+    probe_prompts: Sequence[str] = (),
+) -> TrainingPlan:
+    """The plan with what is given in place of its own; 0, None and () leave it as it is.
+
+    steps: budget of each phase. rate: factor on every learning rate. With the rank the alphas change in proportion, so
+    that the scale alpha / rank of each phase stays. Raises TrainingError for numbers that no training can have.
+    """
+    if any(value < 0 for value in (*steps, rank, batch)) or rate <= 0.0 or not 0.0 <= background_weight <= 1.0:
+        raise TrainingError(
+            f"Steps {tuple(steps)}, rank {rank} and batch {batch} must not be negative, the learning-rate factor "
+            f"{rate} must be above 0 and the background weight {background_weight} in 0 .. 1; change what is not."
+        )
+    budgets = [*steps, *[0] * (len(plan.phases) - len(steps))]
+    share = (rank or plan.rank) / plan.rank
+    phases = tuple(
+        replace(
+            phase,
+            alpha=phase.alpha * share,
+            max_steps=budget or phase.max_steps,
+            min_steps=min(phase.min_steps, budget or phase.min_steps),
+        )
+        for phase, budget in zip(plan.phases, budgets, strict=True)
+    )
+    changed = replace(
+        plan,
+        phases=scaled_rates(phases, rate),
+        rank=rank or plan.rank,
+        targets=targets or plan.targets,
+        batch=batch or plan.batch,
+        background_weight=background_weight or plan.background_weight,
+        gradient_checkpointing=(
+            plan.gradient_checkpointing if gradient_checkpointing is None else gradient_checkpointing
+        ),
+        seed=plan.seed if seed is None else seed,
+        identity_probe=replace(plan.identity_probe, prompts=tuple(probe_prompts) or plan.identity_probe.prompts),
+    )
+    return plan if changed == plan else replace(changed, name=f"{plan.name}, adjusted")
 
 
 def scaled_rates(phases: tuple[PhaseSpec, ...], factor: float) -> tuple[PhaseSpec, ...]:

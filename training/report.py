@@ -26,6 +26,7 @@ class Progress:
     loss: float
     probe: float | None
     drift: float | None
+    report: TrainingReport | None = None  # the run so far, for whoever draws its curves
 
 
 @dataclass

@@ -17,6 +17,7 @@ from identity_lock.identity import (
     soft_face_mask,
     the_face,
 )
+from identity_lock.identity.prepare import prepare_both
 
 ALL = PrepSettings(rotations=True, center_crops=True)
 
@@ -166,3 +167,14 @@ def test_several_photos_keep_their_order_and_a_faceless_one_is_left_out(hopper, 
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(PhotoError, match="choose|must lie"):
         PrepSettings(**wrong)
+
+
+def test_references_are_plain_and_training_pictures_as_set(hopper, detector):
+    empty = Photo("blank", np.full((200, 200, 3), 127, np.uint8), ("blank: holds 2 pictures; the first one is used.",))
+    made = prepare_both([hopper, empty], detector, PrepSettings(size=128, rotations=True))
+    assert [face.transform for face in made.references] == ["crop"]
+    assert [face.transform for face in made.training] == ["crop", "rotate +10", "rotate -10"]
+    assert (made.references[0].pixels == made.training[0].pixels).all()
+    text = made.summary()
+    assert "grace_hopper.jpg: one face" in text and "rotate +10" in text
+    assert "blank was left out" in text and "the first one is used" in text

@@ -534,3 +534,52 @@ def test_the_checkpoint_holds_what_the_run_needs_and_no_photo(engine, data, mete
     assert saved.adapter and saved.best and saved.optimizer["state"]
     content = (tmp_path / CHECKPOINT_NAME).read_bytes()
     assert meter.reference[:8].tobytes() not in content and data.latents[0].numpy().tobytes()[:64] not in content
+
+
+class HostBreaksIn(Exception):
+    """As a host's own interruption: from anywhere inside its model."""
+
+
+def breaking(real, call):
+    """A method of the run or of its probes, cut short at its `call`th call."""
+    calls = []
+
+    def cut(self, *args):
+        calls.append(1)
+        if len(calls) == call:
+            raise HostBreaksIn
+        return real(self, *args)
+
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "call"),
+    [
+        (loop._Run, "_batch_loss", 3),
+        (loop._Run, "_batch_loss", 8),
+        (loop.DenoisingProbe, "losses", 2),
+        (loop.IdentityProbe, "check", 2),  # in the middle of a phase
+        (loop.IdentityProbe, "check", 3),  # at the end of one
+    ],
+)
+def test_a_host_that_breaks_in_mid_step_or_mid_probe_loses_nothing(
+    engine, data, meter, tmp_path, monkeypatch, owner, method, call
+):
+    """The interruption comes out of a forward pass, where nobody can be asked; the same LoRA comes out in the end."""
+    probe = IdentityProbeSpec(prompts=("photo of a woman",), seeds=(1,), steps=2, cfg=1.0, sampler="ddim", every=4)
+    plan = tiny_plan(
+        (phase("COARSE", 1e-2, 8.0, "mse", "adamw", 6), phase("MID", 1e-2, 4.0, "huber", "adamw", 6)),
+        identity_probe=probe, probe=ProbeSpec(pairs=8, every=4), checkpoint_every=50,
+    )  # fmt: skip
+    undisturbed, whole = train(engine, data, meter, plan, tmp_path / "whole", size=64)
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, method, breaking(getattr(owner, method), call))
+        with pytest.raises(HostBreaksIn):
+            train(engine, data, meter, plan, tmp_path / "cut", size=64)
+    resumed, report = train(engine, data, meter, plan, tmp_path / "cut", size=64)
+    assert resumed.sha256 == undisturbed.sha256
+    assert report.resumed_at[0] > 0
+    assert report.losses == whole.losses
+    assert [check.step for check in report.identity] == [check.step for check in whole.identity]
+    assert [verdict.step for verdict in report.probe] == [verdict.step for verdict in whole.probe]
