@@ -1,4 +1,5 @@
-# Two commands: `make demo` and `make test`. Both set up their own .venv on a machine with python3.11+ and a C compiler.
+# `make demo` and `make test` set up their own .venv on a machine with python3.11+ and a C compiler;
+# `make comfy` uses the ComfyUI at COMFYUI_PATH.
 PYTHON ?= python3
 # The host owns torch; this is only what the .venv of this Makefile gets. TORCH=torch takes the newest.
 TORCH ?= torch==2.13.0
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread is faster than several for models this small, and leaves the other cores to the rest.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test bench clean
+.PHONY: demo quick test bench comfy clean
 
 demo: $(VENV)/.ready
 	$(BIN)/identity-lock demo --out out/demo
@@ -17,6 +18,9 @@ quick: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+comfy:
+	tools/comfy.sh
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

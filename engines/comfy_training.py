@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import comfy.ldm.modules.attention as comfy_attention
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
@@ -27,6 +28,7 @@ from .protocol import Conditioning
 
 _KEY = "identity_lock_training"
 _TRAINABLE = (torch.float32, torch.float16, torch.bfloat16)
+_FOR_INFERENCE = ("attention_basic", "attention_sub_quad", "attention_split")
 _CHECKPOINTED = ("ResBlock", "SpatialTransformer")  # blocks whose activations are recomputed on demand
 
 
@@ -136,8 +138,9 @@ class ComfyDenoiser:
         context = extra.pop("c_crossattn")
         when = self._times[t.cpu()].to(self.device)
         output = self.module(
-            x_t.to(self.device, self._dtype), when, context=context, control=None, transformer_options={}, **extra
-        )
+            x_t.to(self.device, self._dtype), when, context=context, control=None,
+            transformer_options=_attention_options(), **extra,
+        )  # fmt: skip
         return output.float()
 
     def lora_key(self, module_name: str) -> str:
@@ -145,11 +148,11 @@ class ComfyDenoiser:
         return "lora_unet_" + self._names.get(module_name, module_name).replace(".", "_")
 
     def checkpoint_gradients(self) -> None:
-        for block in self.module.modules():
-            if type(block).__name__ in _CHECKPOINTED:
-                block.forward = functools.partial(  # type: ignore[method-assign]
-                    torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False
-                )
+        blocks = [block for block in self.module.modules() if type(block).__name__ in _CHECKPOINTED]
+        for block in blocks[:-2]:  # the backward pass begins with the last ones: letting those go would save nothing
+            block.forward = functools.partial(  # type: ignore[method-assign]
+                torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False
+            )
 
     def _batched(self, x_t: Tensor, conditioning: Sequence[Conditioning]) -> dict[str, Tensor]:
         """The model's own conditioning inputs for a batch of prompts, each encoded once."""
@@ -181,6 +184,15 @@ class ComfyDenoiser:
             }
             self._encoded[key] = (conditioning, ready)  # kept, so that its id stays its own
         return self._encoded[key][1]
+
+
+def _attention_options() -> dict[str, Any]:
+    """Torch's fused attention where ComfyUI would take one made for inference, which keeps whole attention matrices
+    for the backward pass. Hosts that do not know the key go on with their own."""
+    if comfy_attention.optimized_attention.__name__ not in _FOR_INFERENCE:
+        return {}
+    fused = comfy_attention.attention_pytorch
+    return {"optimized_attention_override": lambda theirs, *args, **kwargs: fused(*args, **kwargs)}
 
 
 def _diffusers_names(base: Any) -> dict[str, str]:
