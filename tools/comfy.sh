@@ -77,6 +77,7 @@ server=
 package=
 finish() {
   trap - EXIT INT TERM
+  set +e  # the server's own exit code is no failure of ours
   [ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null
   [ -n "$package" ] && rm -rf "$package"
   exit "${1:-0}"
