@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,9 +65,11 @@ def comfy() -> ComfyUI:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `comfy_server` has as models/checkpoints."""
-    return tmp_path_factory.mktemp("host_checkpoints")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What `comfy_server` has as models/checkpoints; gigabytes, so they go when the tests are over."""
+    folder = tmp_path_factory.mktemp("host_checkpoints")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
