@@ -22,10 +22,9 @@ def extension() -> Any:
     from .three_pass_render import ThreePassRender
     from .two_pass_stylize import TwoPassStylize
 
-    class IdentityLock(ComfyExtension):
-        async def on_load(self) -> None:
-            places.set_up()
+    places.set_up()  # not in on_load, which ComfyUI before 0.18 calls after it has asked for the nodes, if at all
 
+    class IdentityLock(ComfyExtension):
         async def get_node_list(self) -> list[Any]:
             return [
                 FacePrep, IdentityEmbed, PhasedLoRATrainer, DriftSeedSearch, ThreePassRender, RescueBlend,

@@ -34,13 +34,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes minutes; runs only with IDENTITY_LOCK_LONG=1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("IDENTITY_LOCK_LONG") != "1":
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes: set IDENTITY_LOCK_LONG=1"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A reason that holds for the whole folder is told on one line, not on one for each test."""
@@ -62,6 +55,12 @@ def comfy() -> ComfyUI:
     if found.missing:
         pytest.skip(f"{NO_HOST} whose Python has {', '.join(found.missing)}: it misses what requirements.txt lists")
     return found
+
+
+@pytest.fixture(autouse=True)
+def only_when_asked(request: pytest.FixtureRequest, comfy: ComfyUI) -> None:
+    if request.node.get_closest_marker("long") and os.environ.get("IDENTITY_LOCK_LONG") != "1":
+        pytest.skip("takes minutes: set IDENTITY_LOCK_LONG=1")
 
 
 @pytest.fixture(scope="session")
