@@ -138,7 +138,9 @@ class ComfyEngine:
                 f"{request.steps} steps, denoise {request.denoise}."
             )
         if request.mask is not None and request.init is None:
-            raise RenderError("A mask says what is kept of a picture, so it needs one to start from: give init too.")
+            raise RenderError(
+                "A mask says what is kept of a picture, so it needs one to start from; give init as well."
+            )
 
     def _model_for(self, lora: LoraWeights | None, strength: float) -> Any:
         """A clone to sample with: the lent one while training, else the wired one, with the LoRA patched on."""

@@ -118,7 +118,7 @@ def run_sampler(
     init = None if request.init is None else request.init.to(device, torch.float32).expand(count, -1, -1, -1)
     mask = None if request.mask is None else request.mask.to(device, torch.float32)
     if mask is not None and init is None:
-        raise RenderError("A mask says what is kept of a picture, so it needs one to start from: give init too.")
+        raise RenderError("A mask says what is kept of a picture, so it needs one to start from; give init as well.")
     t0 = run.timesteps[0]
     x = noise * getattr(run.scheduler, "init_noise_sigma", 1.0) if init is None else run.noised(init, noise, 0, t0)
     alive = tuple(range(count))
