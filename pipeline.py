@@ -28,11 +28,10 @@ from .rendering.two_pass import TwoPassResult, TwoPassSpec, render_two_pass
 from .safety.atomic import make_folder
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
-from .training.augment import JitterSpec, training_images
-from .training.loop import train
+from .training.augment import JitterSpec
 from .training.phases import TrainingPlan
 from .training.report import Progress, TrainingReport
-from .training.training_set import build_training_set
+from .training.session import train_on
 
 LORA_NAME, IDENTITY_NAME = "lora.safetensors", "identity.safetensors"
 
@@ -168,9 +167,7 @@ def _train(
     name: str,
     should_stop: Callable[[], bool],
 ) -> tuple[LoraWeights, TrainingReport]:
-    """Goes on from the folder's checkpoint; a finished training repeats only the steps since its last one."""
-    images = training_images(prepared, [captions[face.source] for face in prepared], spec.size, spec.jitter)
-    data = build_training_set(engine, images, background_weight=spec.plan.background_weight)
+    """Goes on from the folder's checkpoint; a finished training is finished at once."""
     with tqdm(total=spec.plan.max_steps, desc="train", unit="step") as bar:
 
         def tell(progress: Progress) -> None:
@@ -179,14 +176,13 @@ def _train(
             bar.set_description(f"train {progress.phase}", refresh=False)
             bar.set_postfix(loss=f"{progress.loss:.4f}", drift=drift)
 
-        lora, report = train(
-            engine, data, meters.selection, spec.plan, folder, reporting=meters.reporting, name=name, size=spec.size,
-            on_progress=tell, should_stop=should_stop,
-        )
-    write_lora(lora, folder / LORA_NAME)
-    report.write_json(folder / "training.json")
-    report.plot(folder / "training.png")
-    return lora, report
+        outcome = train_on(
+            engine, prepared, [captions[face.source] for face in prepared], meters.selection, spec.plan, spec.jitter,
+            lambda fingerprint: folder, reporting=meters.reporting, name=name, size=spec.size, on_progress=tell,
+            should_stop=should_stop,
+        )  # fmt: skip
+    write_lora(outcome.lora, folder / LORA_NAME)
+    return outcome.lora, outcome.report
 
 
 def _search(

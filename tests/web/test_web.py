@@ -27,8 +27,6 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="node is no
 
 @pytest.fixture(scope="module")
 def schema() -> dict[str, Any]:
-    if not SCHEMA.exists():
-        pytest.skip(f"there is no schema snapshot at {SCHEMA.relative_to(ROOT)} yet")
     return {name: node for name, node in json.loads(SCHEMA.read_text()).items() if node["ours"]}
 
 
