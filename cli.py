@@ -1,4 +1,5 @@
-"""`identity-lock demo | run | queue | verify | doctor`: the pipeline without ComfyUI, graphs for one; all offline."""
+"""`identity-lock demo | run | queue | verify | forget | doctor`: the pipeline without ComfyUI, graphs for one; all
+offline."""
 
 from __future__ import annotations
 
@@ -89,6 +90,16 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--models", type=Path, help="folder with face models, searched first")
     verify.set_defaults(run=_verify)
 
+    forget = commands.add_parser("forget", help="remove everything that was made from a person, and list it")
+    forget.add_argument("identity", metavar="IDENTITY", help="an identity file, the id of one, or the person's name")
+    forget.add_argument("--every", action="store_true", help="where several identities have that name: all of them")
+    forget.add_argument(
+        "--also", action="append", default=[], type=Path, metavar="FOLDER",
+        help="look through this folder too, for files that were moved there and say whose they are; may be repeated",
+    )  # fmt: skip
+    forget.add_argument("--dry-run", action="store_true", help="list what would be removed, and touch nothing")
+    forget.set_defaults(run=_forget)
+
     doctor = commands.add_parser("doctor", help="what is installed, what is missing, and the command that mends it")
     doctor.add_argument("--models", type=Path, help="folder with face models, searched first")
     doctor.set_defaults(run=_doctor)
@@ -145,6 +156,15 @@ def _verify(args: argparse.Namespace) -> None:
     from .verify import verify
 
     print(verify(args.image, args.identity, args.models).text())
+
+
+def _forget(args: argparse.Namespace) -> int:
+    """Exit code 1 where something had to be kept; the list says what, and why."""
+    from .safety.forget import forget, the_people
+
+    done = [forget(who, args.also, rehearsal=args.dry_run) for who in the_people(args.identity, every=args.every)]
+    print("\n\n".join(one.text() for one in done))
+    return 0 if all(one.complete for one in done) else 1
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from .rendering.search import SEED_LIMIT, SearchSpec
 from .rendering.sheet import plot_histogram, search_sheet
 from .rendering.three_pass import paper_passes
 from .rendering.two_pass import TwoPassSpec
+from .safety import index
 from .safety.atomic import make_folder, replacing
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
@@ -85,6 +86,7 @@ def run_own_photos(args: argparse.Namespace, should_stop: Callable[[], bool] = l
         models_dir=args.models,
         should_stop=should_stop,
     )
+    index.made(result.identity.id, "report", *(args.out / name for name in (SHEET_NAME, HISTOGRAM_NAME, RUN_NAME)))
     _write_pictures(result, args.out)
     with replacing(args.out / RUN_NAME) as temporary:
         temporary.write_text(json.dumps(run_numbers(result, request, engine.card), indent=1) + "\n", encoding="utf-8")
@@ -305,7 +307,7 @@ def run_numbers(result: PipelineResult, request: Request, base: ModelCard) -> di
     return {
         "base": {"name": base.name, "sha256": base.sha256, "architecture": base.architecture},
         "lora": {"file": LORA_NAME, "sha256": result.lora.sha256},
-        "identity": {"file": IDENTITY_NAME, "name": result.identity.name, "consent": result.identity.consent},
+        "identity": {"file": IDENTITY_NAME, **asdict(result.identity.person)},
         "photos": list(request.captions),
         "captions": request.captions,
         "warnings": list(result.identity.warnings),

@@ -115,7 +115,7 @@ def run_pipeline(
             plain = replace(spec.search, count=spec.untrained, control=spec.untrained, rungs=())
             untrained = _search(engine, None, identity, meters, plain, spec.size, folder / "untrained", should_stop)
     with _stage("train", seconds):
-        lora, training = _train(engine, prepared, captions, meters, spec, folder, name, should_stop)
+        lora, training = _train(engine, prepared, captions, meters, spec, folder, identity, should_stop)
     with _stage("search", seconds):
         search = _search(engine, lora, identity, meters, spec.search, spec.size, folder / "seeds", should_stop)
     log = RenderLog(folder / "renders")
@@ -164,7 +164,7 @@ def _train(
     meters: Meters,
     spec: PipelineSpec,
     folder: Path,
-    name: str,
+    identity: Identity,
     should_stop: Callable[[], bool],
 ) -> tuple[LoraWeights, TrainingReport]:
     """Goes on from the folder's checkpoint; a finished training is finished at once."""
@@ -178,8 +178,8 @@ def _train(
 
         outcome = train_on(
             engine, prepared, [captions[face.source] for face in prepared], meters.selection, spec.plan, spec.jitter,
-            lambda fingerprint: folder, reporting=meters.reporting, name=name, size=spec.size, on_progress=tell,
-            should_stop=should_stop,
+            lambda fingerprint: folder, person=identity.person, reporting=meters.reporting, name=identity.name,
+            size=spec.size, on_progress=tell, should_stop=should_stop,
         )  # fmt: skip
     write_lora(outcome.lora, folder / LORA_NAME)
     return outcome.lora, outcome.report

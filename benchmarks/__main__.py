@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
+    os.environ["IDENTITY_LOCK_HOME"] = tempfile.mkdtemp(prefix="identity-lock-bench-")  # these people are nobody's
     names = args.names or NAMES
     shared = None if set(names) == {"host_training"} else bench(args.lora)  # that one needs nothing of the demo's
     print(f"{'measured':45}  {'value':>8}  {'goal':>10}  met")

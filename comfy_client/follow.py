@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..safety import index
 from ..safety.files import resolve_inside
+from ..safety.forget import owner
 from .explain import explain_rejection
 from .fan_out import Job
 from .graph import Graph
@@ -187,6 +189,7 @@ class QueueRun:
             for file, name in names.items():
                 self._stop_if_asked()
                 await self.server.download(file, resolve_inside(part, name))
+            self._file_under_their_people(record, part, folder)
             shutil.rmtree(folder, ignore_errors=True)  # only where a crash came between the folder and its journal line
             part.rename(folder)
         except OSError as error:
@@ -194,6 +197,14 @@ class QueueRun:
         finally:
             shutil.rmtree(part, ignore_errors=True)
         return [f"{record.name}/{name}" for name in names.values()]
+
+    def _file_under_their_people(self, record: JobRecord, part: Path, folder: Path) -> None:
+        """Before the folder appears: whose pictures it holds, for `identity-lock forget`."""
+        files = sorted(path for path in part.rglob("*") if path.is_file())
+        for person in sorted(filter(None, {owner(path) for path in files})):
+            index.made(person, index.FOLDER, folder)
+            index.made(person, "result", *(folder / path.relative_to(part) for path in files), together=True)
+            index.made_line(person, self.journal.path, "job", record.name)
 
     def _fail(self, one: _Open, reason: str) -> None:
         self.journal.failed(one.record, reason)

@@ -21,6 +21,7 @@ from ..engines.diffusers import open_demo_base
 from ..identity.photo import read_photo
 from ..pipeline import PipelineResult, run_pipeline
 from ..rendering.sheet import plot_histogram, search_sheet
+from ..safety import index
 from ..safety.atomic import make_folder, replacing
 from .measures import subject_numbers
 from .report import page, subject_section
@@ -30,11 +31,12 @@ from .subjects import BASE, LOOK, PHOTOS, Subject, grace_hopper, others, synthet
 
 @dataclass(frozen=True)
 class Part:
-    """What one subject adds to the report: its numbers for report.json, its section for report.html."""
+    """What one subject adds: its numbers to report.json, its section to report.html. person: the identity's id."""
 
     name: str
     numbers: dict[str, Any]
     section: str
+    person: str
 
 
 def run_demo(out: Path, *, quick: bool = False, threads: int = 1) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def run_demo(out: Path, *, quick: bool = False, threads: int = 1) -> dict[str, A
         parts.append(part)
         elapsed = (time.perf_counter() - started) / 60
         numbers = {p.name: p.numbers for p in parts}
+        index.made(part.person, "report", out / "report.json", out / "report.html", together=True)
         with replacing(out / "report.json") as temporary:
             temporary.write_text(json.dumps(numbers, indent=1) + "\n")
         with replacing(out / "report.html") as temporary:
@@ -86,7 +89,7 @@ def _work(job: tuple[Subject, Path, bool, int, int]) -> Part:
         result = run_subject(subject, folder, quick=quick, should_stop=should_stop)
     held_out = None if subject.held_out is None else read_photo(PHOTOS / subject.held_out)
     numbers = subject_numbers(result, others(), held_out)
-    return Part(subject.name, numbers, subject_section(subject, result, numbers))
+    return Part(subject.name, numbers, subject_section(subject, result, numbers), result.identity.id)
 
 
 def run_subject(
@@ -104,6 +107,7 @@ def run_subject(
         consent=subject.consent,
         should_stop=should_stop,
     )
+    index.made(result.identity.id, "report", folder / "contact_sheet.png", folder / "histogram.png")
     with replacing(folder / "contact_sheet.png") as temporary:
         Image.fromarray(search_sheet(result.search)).save(temporary, format="PNG")
     plot_histogram(result.search, folder / "histogram.png")

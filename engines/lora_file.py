@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..safety import index
 from ..safety.atomic import replacing
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
@@ -77,6 +78,7 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 def write_lora(lora: LoraWeights, path: Path) -> Path:
     """Written under a temporary name and renamed: a reader never sees half a file. Raises OutputError."""
     content = safetensors_bytes(lora.tensors, lora.metadata)
+    index.made(lora.metadata.get("identity_id", ""), "lora", path)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return path

@@ -19,6 +19,7 @@ from types import MappingProxyType
 import numpy as np
 
 from ..errors import IdentityLockError, OutputError, PhotoError, RecogniserError
+from ..safety import index
 from ..safety.consent import require_consent
 from .drift import DriftMeter, FaceReader, cosine, drift
 from .faces import Face, FaceDetector, NoFaceError, default_detector, the_face
@@ -97,6 +98,16 @@ class Identity:
     consent: str
     created: str
     warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def id(self) -> str:
+        """16 hex digits, of the photos alone: the same by whichever recognisers."""
+        return index.person_id([photo.fingerprint for photo in self.photos])
+
+    @property
+    def person(self) -> index.Person:
+        """Who this is, for the files that are made from it and for the index of them."""
+        return index.Person(self.id, self.name, self.consent, tuple(photo.fingerprint for photo in self.photos))
 
     def embedding(self, recogniser: str) -> Embedding:
         """The embedding by this recogniser. Raises RecogniserError where the identity has none."""
@@ -192,7 +203,7 @@ def build_identity(
     }
     mean = embeddings[selection].vector
     records = tuple(
-        PhotoRecord(photo.name, fingerprint(photo), quality, float(weight), cosine(vector, mean))
+        PhotoRecord(photo.name, fingerprint(photo.pixels), quality, float(weight), cosine(vector, mean))
         for photo, quality, weight, vector in zip(used, qualities, weights, vectors[selection], strict=True)
     )
     return Identity(
@@ -217,10 +228,10 @@ def fuse(vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (mean / norm).astype(np.float32)
 
 
-def fingerprint(photo: Photo) -> str:
-    """16 hex digits that tell photos apart and from which no pixel can be had back."""
-    digest = hashlib.sha256(repr(photo.pixels.shape).encode())
-    digest.update(photo.pixels.tobytes())
+def fingerprint(pixels: np.ndarray) -> str:
+    """16 hex digits that tell photos (uint8 RGB) apart and from which no pixel can be had back."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(pixels.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -233,6 +244,8 @@ def save_identity(identity: Identity, path: str | os.PathLike[str]) -> Path:
     from safetensors.numpy import save
 
     path = Path(path)
+    index.introduce(identity.person)
+    index.made(identity.id, "identity", path)
     tensors = {
         _TENSOR_PREFIX + name: np.ascontiguousarray(embedding.vector) for name, embedding in identity.embeddings.items()
     }

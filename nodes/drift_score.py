@@ -52,7 +52,9 @@ class DriftScore(io.ComfyNode):
             _of(images, [not kept for kept in accepted]),
             report,
             ui=live.shown(
-                node_id, live.drifts(scored, threshold, report), live.previews(sockets.image_batch(pixels))
+                node_id,
+                live.drifts(scored, threshold, report),
+                live.previews(sockets.image_batch(pixels), identity.id),
             ),
         )
 

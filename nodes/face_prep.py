@@ -67,7 +67,9 @@ class FacePrep(io.ComfyNode):
     ) -> Any:  # fmt: skip
         from ..identity.drift import LOCK_THRESHOLD
         from ..identity.faces import default_detector
+        from ..identity.identity import fingerprint
         from ..identity.prepare import PrepSettings, prepare_both
+        from ..safety.index import PHOTO_PREFIX
 
         wired = {"photo_1": photo_1, "photo_2": photo_2, "photo_3": photo_3}
         photos = [_photo(tensor, name) for name, tensor in wired.items() if tensor is not None]
@@ -78,13 +80,15 @@ class FacePrep(io.ComfyNode):
         training = sockets.image_batch([face.pixels for face in made.training])
         report = made.summary()
         names = [f"{face.source} {face.transform}" for face in made.training]
+        prints = [PHOTO_PREFIX + fingerprint(face.pixels) for face in made.references]
+        images = live.previews(training, *prints)
         return io.NodeOutput(
             sockets.image_batch([face.pixels for face in made.references]),
             training,
             sockets.mask_batch([face.face_mask for face in made.training]),
             sockets.mask_batch([face.valid_mask for face in made.training]),
             report,
-            ui=live.shown(cls.hidden.unique_id, live.labels(names, LOCK_THRESHOLD, report), live.previews(training)),
+            ui=live.shown(cls.hidden.unique_id, live.labels(names, LOCK_THRESHOLD, report), images),
         )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import live, sockets
+from . import live, places, sockets
 from .packages import naming_packages
 from .schema import Identity, given, prompt_input, report_output, schema, told
 
@@ -37,7 +37,7 @@ class IdentityEmbed(io.ComfyNode):
                 told(Identity, "identity", "For every node that measures drift, and for Save Identity."),
                 report_output(),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -51,8 +51,9 @@ class IdentityEmbed(io.ComfyNode):
         photos = [photo_from_array(image, f"reference {number}") for number, image in enumerate(pixels, 1)]
         chosen = None if recogniser == "auto" else recogniser
         identity = build_identity(photos, name=name.strip() or "person", consent=consent, selection=chosen)
+        places.introduce(identity, places.loaded_files(cls.hidden.prompt, cls.hidden.unique_id, "references"))
         report = identity.summary()
         names = [f"{photo.name}, weight {photo.weight:.2f}" for photo in identity.photos]
         data = live.labels(names, LOCK_THRESHOLD, report)
-        images = live.previews(sockets.image_batch(pixels))
+        images = live.previews(sockets.image_batch(pixels), identity.id)
         return io.NodeOutput(identity, report, ui=live.shown(cls.hidden.unique_id, data, images))

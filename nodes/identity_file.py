@@ -83,6 +83,7 @@ class LoadIdentity(io.ComfyNode):
         from ..identity.identity import load_identity
 
         identity = load_identity(places.identity_file(file) or file)
+        places.introduce(identity)
         report = identity.summary()
         data = live.labels((), LOCK_THRESHOLD, report)
         return io.NodeOutput(identity, report, ui=live.shown(cls.hidden.unique_id, data))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..safety import index
 from .places import entry
 
 if TYPE_CHECKING:
@@ -281,11 +282,17 @@ def _drifts(items: list[dict[str, Any]], threshold: float, report: str) -> dict[
     return {"kind": "drifts", "items": items, "threshold": threshold, "report": report, "final": True}
 
 
-def previews(images: Any) -> list[dict[str, Any]]:
-    """Temporary files of an IMAGE batch."""
+def previews(images: Any, *keys: str) -> list[dict[str, Any]]:
+    """Temporary files of an IMAGE batch; ComfyUI empties their folder when it starts. keys: of the index, of the
+    person or the photos shown. The names are ComfyUI's, so here the index follows the files."""
+    import folder_paths
     from comfy_api.latest import ui
 
-    return [dict(saved) for saved in ui.PreviewImage(images).as_dict()["images"]]
+    saved = [dict(one) for one in ui.PreviewImage(images).as_dict()["images"]]
+    paths = [Path(folder_paths.get_temp_directory(), one["subfolder"], one["filename"]) for one in saved]
+    for key in keys:
+        index.made(key, "preview", *paths)
+    return saved
 
 
 def graph_text(hidden: Any) -> dict[str, str]:

@@ -163,8 +163,9 @@ class PhasedLoRATrainer(io.ComfyNode):
             with live.keeping_work(feed):
                 outcome = train_on(
                     ComfyEngine(model, clip, vae), pictures, captions, meters.selection, wanted, jitter,
-                    lambda fingerprint: places.training_folder(lora_name, fingerprint), reporting=meters.reporting,
-                    name=lora_name, size=resolution or None, on_progress=feed, should_stop=live.interrupted,
+                    lambda fingerprint: places.training_folder(lora_name, fingerprint), person=identity.person,
+                    reporting=meters.reporting, name=lora_name, size=resolution or None, on_progress=feed,
+                    should_stop=live.interrupted,
                 )  # fmt: skip
             saved = places.save_lora(outcome.lora, lora_name)
         report = f"{outcome.summary()}\nLoRA: {saved} in models/loras"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, IdentityLockError
+from ..safety import index
 from ..safety.files import resolve_inside
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 OURS = "identity_lock"  # the folder of everything this pack writes into ComfyUI's output folder
 IDENTITIES = "identities"
 SUFFIX = ".safetensors"
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".heic", ".jxl"}
 SAMPLES = {"synthetic_1.png": "identity_lock_sample_1.png", "synthetic_2.png": "identity_lock_sample_2.png"}
 _PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "photos"
 
@@ -103,6 +105,42 @@ def identity_into(folder: Path, identity: Identity, name: str) -> str:
     path = free_path(folder, name, same)
     write(identity, path)
     return str(path.relative_to(folder.resolve()))
+
+
+def introduce(identity: Identity, inputs: Sequence[Path] = ()) -> None:
+    """Whoever comes into a graph stands in the index from then on, with the photos of ComfyUI's input folder that they
+    were made of, and with the folders in which other nodes leave pictures of them. Raises OutputError."""
+    import folder_paths
+
+    index.introduce(identity.person)
+    index.made(identity.id, "input", *inputs)
+    for folder in (folder_paths.get_output_directory(), folder_paths.get_temp_directory()):
+        index.made(identity.id, index.PLACE, Path(folder))
+
+
+def loaded_files(prompt: Mapping[str, Any] | None, node_id: Any, name: str) -> list[Path]:
+    """The files of ComfyUI's input folder that the input `name` of a node comes from, through all nodes before it; the
+    sample photos are nobody's. prompt: the graph in API format, None where the host tells none."""
+    import folder_paths
+
+    graph, seen, found = prompt or {}, set[str](), dict[Path, None]()
+    waiting = [(graph.get(str(node_id)) or {}).get("inputs", {}).get(name)]
+    folder = Path(folder_paths.get_input_directory())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, list) and len(value) == 2 and str(value[0]) in graph and str(value[0]) not in seen:
+            seen.add(str(value[0]))
+            waiting += (graph[str(value[0])].get("inputs") or {}).values()
+        elif isinstance(value, str):
+            bare, elsewhere = folder_paths.annotated_filepath(value)
+            path = Path(elsewhere or folder, bare)
+            if path.suffix.lower() in PICTURES and path.name not in SAMPLES.values() and _inside(path, folder):
+                found[path] = None
+    return list(found)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.is_file() and path.resolve().is_relative_to(folder.resolve())
 
 
 def identity_files() -> list[str]:

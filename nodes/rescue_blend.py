@@ -101,7 +101,7 @@ class RescueBlend(io.ComfyNode):
             )  # fmt: skip
             rescued.append(result)
             path = log.write_next(result.rescue.image, prefix, result.record)
-            images += [*live.previews(sockets.image_batch([image])), places.entry(path)]
+            images += [*live.previews(sockets.image_batch([image]), identity.id), places.entry(path)]
             bar(len(rescued), len(pixels))
         scored = rescues_scored(rescued)
         notes = [*rescue_notes(rescued), f"Written: {log.folder}"]

@@ -118,7 +118,7 @@ class ThreePassRender(io.ComfyNode):
         scored = passes_scored(result, meters)
         report = drift_summary(scored, identity, threshold, [result.rescue.note, f"Written: {path}"])
         before = sockets.image_batch([result.anchor, result.styled])
-        images = [*live.previews(before), places.entry(path)]
+        images = [*live.previews(before, identity.id), places.entry(path)]
         return io.NodeOutput(
             sockets.image_batch([result.final]),
             before[:1],

@@ -127,6 +127,6 @@ class TwoPassStylize(io.ComfyNode):
             ui=live.shown(
                 cls.hidden.unique_id,
                 live.drifts(scored, threshold, report),
-                [*live.previews(first), places.entry(path)],
+                [*live.previews(first, identity.id), places.entry(path)],
             ),
         )

@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import OutputError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
+from ..safety import index
 from ..safety.atomic import make_folder
 from ..safety.provenance import write_png
 
@@ -62,6 +63,7 @@ class RenderRecord:
     passes: Mapping[str, Mapping[str, Any]]
     models: Mapping[str, Mapping[str, str]]
     identity: str
+    identity_id: str
     consent: str
     drift: float
     detected: bool
@@ -108,6 +110,8 @@ class RenderLog:
 
     def _write(self, image: np.ndarray, path: Path, record: RenderRecord) -> None:
         data = asdict(record)
+        index.made(record.identity_id, "render", path)
+        index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
         write_png(image, path, data, composite=record.composite, text=self._text)
         try:
             with open(self._lines, "a", encoding="utf-8") as lines:

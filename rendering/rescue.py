@@ -135,6 +135,7 @@ def rescue_picture(
         passes={"rescue": described | {"blend": rescued.blend, "cap": cap, "healed": rescued.healed}},
         models={} if engine is None or healing is None else models_used(engine, lora),
         identity=identity.name,
+        identity_id=identity.id,
         consent=identity.consent,
         composite=rescued.blend > 0.0,
         notes=(rescued.note,),

@@ -23,6 +23,7 @@ from ..engines.protocol import Engine, SampleRequest, StepView
 from ..errors import OutputError, RenderError
 from ..identity.drift import LOCK_THRESHOLD
 from ..identity.identity import Identity
+from ..safety import index
 from ..safety.prompt import require_allowed
 from .log import Meters, RenderLog, RenderRecord, outcome
 from .passes import PassSpec
@@ -167,7 +168,8 @@ def search_seeds(
     """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
     with the seeds that are missing. Raises PromptRefused, RenderError (a journal of another search), OutputError."""
     require_allowed(spec.render.prompt)
-    journal = _Journal(folder, search_fingerprint(engine, lora, identity, spec, size))
+    index.introduce(identity.person)
+    journal = _Journal(folder, search_fingerprint(engine, lora, identity, spec, size), identity.id)
     search = _Search(engine, lora, identity, meters, spec, size, journal)
 
     def tell(latest: Sequence[SeedResult]) -> None:
@@ -323,6 +325,7 @@ class _Search:
                 models={"base": {"name": self.engine.card.name, "sha256": self.engine.card.sha256}}
                 | ({} if self.lora is None else {"lora": {"name": self.lora.name, "sha256": self.lora.sha256}}),
                 identity=self.identity.name,
+                identity_id=self.identity.id,
                 consent=self.identity.consent,
                 **outcome(drift, report, self.spec.threshold),
             )
@@ -347,8 +350,10 @@ class _Search:
 class _Journal:
     """One JSON line a seed, appended as each result comes; the first line says which search it belongs to."""
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, person: str) -> None:
         self.folder, self.path = folder, folder / JOURNAL_NAME
+        index.made(person, index.FOLDER, folder)
+        index.made(person, "journal", self.path)
         self.log = RenderLog(folder)
         self.results: dict[int, SeedResult] = {}
         self.row_steps = 0

@@ -117,6 +117,7 @@ def render_three_pass(
         },
         models=models_used(engine, lora),
         identity=identity.name,
+        identity_id=identity.id,
         consent=identity.consent,
         composite=rescued.blend > 0.0,
         notes=(rescued.note,),

@@ -76,6 +76,7 @@ def render_two_pass(
         passes={"anchor": spec.anchor.describe(), "style": spec.style.describe()},
         models=models_used(engine, lora, style=style_engine),
         identity=identity.name,
+        identity_id=identity.id,
         consent=identity.consent,
         seconds={"anchor": round(middle - started, 3), "style": round(time.perf_counter() - middle, 3)},
         **outcome(drift, report, spec.threshold),

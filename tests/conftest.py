@@ -9,6 +9,17 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_home(tmp_path_factory) -> Iterator[Path]:
+    """The index of what the tests make is theirs, and goes with them: never this user's."""
+    from identity_lock.safety.index import HOME_VARIABLE
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("identity-lock-home")
+        patch.setenv(HOME_VARIABLE, str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def meters():
     """Selection (SFace) and reporting (dlib) meters of one real photo."""

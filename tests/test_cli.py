@@ -153,6 +153,7 @@ def portrait(tmp_path_factory):
         passes={"anchor": spec.describe()},
         models={"base": {"name": engine.card.name, "sha256": engine.card.sha256}},
         identity=identity.name,
+        identity_id=identity.id,
         consent=identity.consent,
         **outcome(meters.selection.measure_one(picture), meters.report(picture)),
     )

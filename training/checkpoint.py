@@ -24,13 +24,14 @@ FORMAT = "identity-lock-training/1"
 @dataclass(frozen=True)
 class Checkpoint:
     """adapter and best: as Adapter.state(). progress: JSON-able counters and curves. fingerprint: of all that the
-    weights depend on, so that a file never resumes another run."""
+    weights depend on, so that a file never resumes another run. person: the id of whom it is trained on."""
 
     fingerprint: str
     adapter: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Any]
     progress: Mapping[str, Any]
+    person: str = ""
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -47,6 +48,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     metadata = {
         "format": FORMAT,
         "fingerprint": checkpoint.fingerprint,
+        "identity_id": checkpoint.person,
         "optimizer_groups": json.dumps(checkpoint.optimizer["param_groups"]),
         "optimizer_numbers": json.dumps(numbers),
         "progress": json.dumps(checkpoint.progress),
@@ -83,7 +85,10 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
         else:
             parts[kind][name] = value
     optimizer = {"state": state, "param_groups": json.loads(metadata["optimizer_groups"])}
-    return Checkpoint(fingerprint, parts["adapter"], parts["best"], optimizer, json.loads(metadata["progress"]))
+    return Checkpoint(
+        fingerprint, parts["adapter"], parts["best"], optimizer, json.loads(metadata["progress"]),
+        metadata.get("identity_id", ""),
+    )  # fmt: skip
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

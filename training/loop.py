@@ -21,6 +21,7 @@ from ..engines.lora_file import LoraWeights
 from ..engines.protocol import Conditioning, Engine, TrainableDenoiser
 from ..errors import OutputError, TrainingError
 from ..identity.drift import DriftMeter
+from ..safety import index
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
 from .lora import Adapter, adapted
 from .losses import huber_delta, loss_map, masked_mean
@@ -57,6 +58,7 @@ def train(
     folder: Path,
     *,
     reporting: DriftMeter | None = None,
+    person: index.Person | None = None,
     name: str = "identity",
     size: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -64,14 +66,15 @@ def train(
 ) -> tuple[LoraWeights, TrainingReport]:
     """Trains a LoRA on `data` and returns the one with the lowest identity drift, and the report of the run.
 
-    meter: the selection recogniser; reporting: another, measured beside it and never consulted. size: side in pixels of
+    meter: the selection recogniser; reporting: another, measured beside it and never consulted. person: whom the data
+    shows; their id and consent travel with the LoRA, and its files are filed under them. size: side in pixels of
     the identity probe's renders. folder: keeps the checkpoint; a run that was killed or stopped goes on from it to the
     bit-identical LoRA.
     Raises TrainingError (NaN in the loss, a checkpoint of another run) and TrainingStopped.
     """
     size = size or engine.card.native_size
     probe = IdentityProbe(engine, meter, plan.identity_probe, size, reporting)
-    run = _Run(engine, data, meter, plan, folder, size, probe, on_progress, should_stop)
+    run = _Run(engine, data, meter, plan, folder, size, probe, person, on_progress, should_stop)
     with engine.trainable() as denoiser:
         first = plan.phases[0]
         options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
@@ -91,12 +94,13 @@ class _Run:
         folder: Path,
         size: int,
         identity_probe: IdentityProbe,
+        person: index.Person | None,
         on_progress: Callable[[Progress], None] | None,
         should_stop: Callable[[], bool],
     ) -> None:
         self.engine, self.data, self.plan, self.path = engine, data, plan, folder / CHECKPOINT_NAME
         self.on_progress, self.should_stop = on_progress, should_stop
-        self.identity_probe, self.meter = identity_probe, meter
+        self.identity_probe, self.meter, self.person = identity_probe, meter, person
         self.fingerprint = training_fingerprint(engine, data, meter, plan, size)
         self.position = _Position()
         self.report = TrainingReport.empty(plan.name, plan.max_steps)
@@ -294,8 +298,9 @@ class _Run:
         }
         save_checkpoint(
             Checkpoint(
-                self.fingerprint, self.adapter.state() | before, self.best, self.optimizer.state_dict(), progress
-            ),
+                self.fingerprint, self.adapter.state() | before, self.best, self.optimizer.state_dict(), progress,
+                "" if self.person is None else self.person.id,
+            ),  # fmt: skip
             self.path,
         )
 
@@ -333,6 +338,8 @@ class _Run:
             "phases": json.dumps([[p.name, p.first_step, p.last_step] for p in self.report.phases]),
             "versions": json.dumps(_versions("torch", "diffusers", "peft")),
         }
+        if self.person is not None:
+            metadata |= {"identity": self.person.name, "identity_id": self.person.id, "consent": self.person.consent}
         lora = self.adapter.export(name, metadata)
         self.report.lora_sha256 = lora.sha256
         return lora

@@ -11,9 +11,10 @@ from ..engines.lora_file import LoraWeights
 from ..engines.protocol import Engine
 from ..errors import TrainingError
 from ..identity.drift import DriftMeter
+from ..safety import index
 from ..safety.prompt import require_allowed
 from .augment import JitterSpec, MaskedPicture, training_images
-from .loop import train, training_fingerprint
+from .loop import CHECKPOINT_NAME, train, training_fingerprint
 from .phases import TrainingPlan
 from .report import Progress, TrainingReport
 from .training_set import build_training_set
@@ -68,6 +69,7 @@ def train_on(
     jitter: JitterSpec,
     folder_for: Callable[[str], Path],
     *,
+    person: index.Person,
     reporting: DriftMeter | None = None,
     name: str = "identity",
     size: int | None = None,
@@ -76,6 +78,7 @@ def train_on(
 ) -> TrainingOutcome:
     """pictures and captions pair up; pictures are squares. size: side that is trained on, px; None for the model's own.
     folder_for: the folder of a training by its fingerprint, so that the same training goes on where it was stopped.
+    person: whom the pictures show; every file of the training is filed under them, the LoRA carries their consent.
 
     Captions and probe prompts pass the prompt guard before anything is computed. Raises PromptRefused, TrainingError,
     TrainingStopped.
@@ -85,11 +88,11 @@ def train_on(
         require_allowed(caption, field="caption")
     for prompt in plan.identity_probe.prompts:
         require_allowed(prompt, field="probe prompt")
-    for index, picture in enumerate(pictures):
+    for number, picture in enumerate(pictures, 1):
         height, width = picture.pixels.shape[:2]
         if height != width:
             raise TrainingError(
-                f"Training picture {index + 1} of {len(pictures)} is {width} x {height} px; give squares, "
+                f"Training picture {number} of {len(pictures)} is {width} x {height} px; give squares, "
                 "such as prepared faces are."
             )
     size = size or engine.card.native_size
@@ -101,8 +104,12 @@ def train_on(
     images = training_images(pictures, captions, size, jitter)
     data = build_training_set(engine, images, background_weight=plan.background_weight)
     folder = folder_for(training_fingerprint(engine, data, meter, plan, size))
+    index.introduce(person)
+    index.made(person.id, index.FOLDER, folder)
+    index.made(person.id, "checkpoint", folder / CHECKPOINT_NAME)
+    index.made(person.id, "report", folder / REPORT_NAME, folder / PLOT_NAME)
     lora, report = train(
-        engine, data, meter, plan, folder, reporting=reporting, name=name, size=size,
+        engine, data, meter, plan, folder, reporting=reporting, person=person, name=name, size=size,
         on_progress=on_progress, should_stop=should_stop,
     )  # fmt: skip
     report.write_json(folder / REPORT_NAME)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RecogniserError
+from ...safety.index import home
 
 ENVIRONMENT_VARIABLE = "IDENTITY_LOCK_MODELS"
 SUBFOLDERS = ("", "identity_lock")  # so that ComfyUI's models folder can keep ours apart
@@ -108,7 +109,7 @@ def register_folder(folder: str | os.PathLike[str]) -> None:
 
 def home_folder() -> Path:
     """The user's own folder for face models."""
-    return Path.home() / ".identity-lock" / "models"
+    return home() / "models"
 
 
 def search_folders(models_dir: Folders = None) -> list[Path]:

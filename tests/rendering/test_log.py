@@ -28,6 +28,7 @@ def record(seed: int = 5, *, composite: bool = False, drift: float = 0.25, detec
         passes={"anchor": RENDER.describe()},
         models={"base": {"name": "tiny", "sha256": "ab" * 32}},
         identity="Grace",
+        identity_id="0123456789abcdef",
         consent="She agreed to these pictures.",
         composite=composite,
         **outcome(measured, None),
