@@ -24,6 +24,7 @@ from identity_lock.identity.recognisers import store
 from identity_lock.own_photos import named_scenes, shortened
 from identity_lock.rendering.log import RenderLog, RenderRecord, outcome
 from identity_lock.rendering.passes import run_pass
+from identity_lock.safety import index
 from identity_lock.safety.provenance import read_record
 from identity_lock.tests.fixtures.quick_demo import STEPS_PER_PHASE, shorten_demo
 from identity_lock.training.phases import PAPER_PLAN
@@ -116,6 +117,22 @@ def test_nothing_biometric_leaves_the_identity_file(finished):
     told = "".join(path.read_text() for path in finished.folder.rglob("*.json*"))
     for embedding in identity.embeddings.values():
         assert all(str(round(float(value), 4)) not in told for value in embedding.vector[:8] if abs(value) > 0.01)
+
+
+def test_forgotten_nothing_of_it_is_left(finished, tmp_path, capsys, monkeypatch):
+    """On a copy of the folder, with the index that was kept while the folder was filled."""
+    kept = tmp_path / "copy"
+    shutil.copytree(finished.folder, kept)
+    noted = index.index_file(index.find("Robin")[0].id)
+    monkeypatch.setenv(index.HOME_VARIABLE, str(tmp_path / "home"))
+    copy = index.folder() / noted.name
+    copy.parent.mkdir(parents=True)
+    copy.write_text(noted.read_text().replace(str(finished.folder), str(kept)))
+    files = {path for path in kept.rglob("*") if path.is_file()}
+    assert cli.main(["forget", "Robin"]) == 0
+    told = capsys.readouterr().out
+    assert [path for path in kept.rglob("*") if path.is_file()] == []
+    assert all(str(path) in told for path in files) and PHOTO.is_file()
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------

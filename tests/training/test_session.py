@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from identity_lock.errors import PromptRefused, TrainingError
-from identity_lock.tests.fixtures.tiny_engine import FOUR_PHASES, HOPPER, square, tiny_plan
+from identity_lock.safety import index
+from identity_lock.safety.forget import described
+from identity_lock.tests.fixtures.tiny_engine import FOUR_PHASES, HOPPER, PERSON, square, tiny_plan
 from identity_lock.training.augment import JitterSpec
 from identity_lock.training.phases import PAPER_PLAN, adjusted
 from identity_lock.training.session import captions_for, train_on
@@ -60,12 +62,16 @@ def test_a_training_leaves_its_report_and_plot_and_the_same_one_is_finished_at_o
 
     plan = tiny_plan(FOUR_PHASES)
     arguments = (engine, pictures(), ["photo of a zebra person"], meters[0], plan, JitterSpec(copies=1), folder_for)
-    outcome = train_on(*arguments, reporting=meters[1], size=64, on_progress=told.append)
+    outcome = train_on(*arguments, person=PERSON, reporting=meters[1], size=64, on_progress=told.append)
     assert outcome.plot.is_file() and (outcome.folder / "training.json").is_file()
     assert outcome.unknown_words and outcome.unknown_words[0] in outcome.summary()
     assert told[-1].report.losses[-1][0] == plan.max_steps  # whoever draws curves sees the run so far
-    again = train_on(*arguments, reporting=meters[1], size=64, on_progress=told.append)
+    again = train_on(*arguments, person=PERSON, reporting=meters[1], size=64, on_progress=told.append)
     assert again.lora.sha256 == outcome.lora.sha256
+    assert outcome.lora.metadata["consent"] == PERSON.consent and outcome.lora.metadata["identity_id"] == PERSON.id
+    noted = {(made.kind, made.path.name) for made in index.read(PERSON.id).made if outcome.folder in made.path.parents}
+    assert noted == {("checkpoint", "training.safetensors"), ("report", "training.json"), ("report", "training.png")}
+    assert described(outcome.folder / "training.safetensors") == {"kind": "checkpoint", "id": PERSON.id}
     assert folders[0] == folders[1] and told[-1].step == plan.max_steps
 
 
@@ -81,13 +87,13 @@ def test_refused_words_are_refused_before_any_work(engine, meter, caption, probe
     plan = tiny_plan(FOUR_PHASES)
     plan = replace(plan, identity_probe=replace(plan.identity_probe, prompts=(probe,)))
     with pytest.raises(PromptRefused, match=told):
-        train_on(engine, pictures(), [caption], meter, plan, JitterSpec(), never, size=64)
+        train_on(engine, pictures(), [caption], meter, plan, JitterSpec(), never, person=PERSON, size=64)
 
 
 def test_pictures_that_are_no_squares_and_odd_sizes_are_refused(engine, meter):
     ones = np.ones((64, 96), np.float32)
     wide = [TrainingImage(np.zeros((64, 96, 3), np.uint8), ones, ones, "")]
     with pytest.raises(TrainingError, match="96 x 64"):
-        train_on(engine, wide, ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, size=64)
+        train_on(engine, wide, ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, person=PERSON, size=64)
     with pytest.raises(TrainingError, match="resolution of 65"):
-        train_on(engine, pictures(), ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, size=65)
+        train_on(engine, pictures(), ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, person=PERSON, size=65)
