@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,28 +32,32 @@ def whole_graph(who: Person, name: str) -> Person:
     return who
 
 
-def forget(name: str, *options: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "identity_lock.cli", "forget", name, *options], capture_output=True, text=True, check=True
-    )
-    return done.stdout
+def command(*words: object) -> str:
+    told = [sys.executable, "-m", "identity_lock.cli", *map(str, words)]
+    return subprocess.run(told, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_person_is_forgotten_and_the_others_stay(client: Client, comfy_server: Server) -> None:
+def test_a_person_is_forgotten_and_the_others_stay(client: Client, comfy_server: Server, tmp_path: Path) -> None:
+    """One graph is queued by the browser's way, the other by `identity-lock queue`, which fetches the results."""
     client.prompt(whole_graph(person(client), "somebody else").graph)
     before = files(comfy_server.base)
     photo = client.upload(PHOTOS / "grace_hopper.jpg", "a photo of grace.jpg")
-    client.prompt(whole_graph(person(client, photo=photo), "grace host test").graph)
+    grace = whole_graph(person(client, photo=photo), "grace host test")
+    (tmp_path / "graph.json").write_text(json.dumps(grace.graph.prompt))
+    command("queue", tmp_path / "graph.json", "--server", comfy_server.url, "--out", tmp_path / "out")
+    assert len(list(tmp_path.glob("out/*/*.png"))) >= 2 and "done" in (tmp_path / "out" / "queue.jsonl").read_text()
     left = files(comfy_server.base) - before
     assert {name.split("/")[0] for name in left} == {"input", "output", "models", "temp"}
     assert len([name for name in left if name.startswith("output/stock")]) == 1
 
-    told = forget("grace host test", "--dry-run")
+    told = command("forget", "grace host test", "--dry-run")
     assert files(comfy_server.base) == before | left
     assert all(str(comfy_server.base / name) in told for name in left), told
 
-    told = forget("grace host test")
+    told = command("forget", "grace host test")
     assert files(comfy_server.base) == before, told
     logged = (comfy_server.base / "output/identity_lock/renders/renders.jsonl").read_text()
     assert "somebody else" in logged and "grace host test" not in logged
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {"queue.jsonl", ".queue.lock"}
+    assert len((tmp_path / "out" / "queue.jsonl").read_text().splitlines()) == 1  # of which graph the folder is
     assert (PHOTOS / "grace_hopper.jpg").exists()
