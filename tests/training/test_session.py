@@ -93,7 +93,8 @@ def test_refused_words_are_refused_before_any_work(engine, meter, caption, probe
 def test_pictures_that_are_no_squares_and_odd_sizes_are_refused(engine, meter):
     ones = np.ones((64, 96), np.float32)
     wide = [TrainingImage(np.zeros((64, 96, 3), np.uint8), ones, ones, "")]
+    rest = (["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never)
     with pytest.raises(TrainingError, match="96 x 64"):
-        train_on(engine, wide, ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, person=PERSON, size=64)
+        train_on(engine, wide, *rest, person=PERSON, size=64)
     with pytest.raises(TrainingError, match="resolution of 65"):
-        train_on(engine, pictures(), ["a person"], meter, tiny_plan(FOUR_PHASES), JitterSpec(), never, person=PERSON, size=65)
+        train_on(engine, pictures(), *rest, person=PERSON, size=65)
