@@ -40,13 +40,15 @@ class Drift:
     """The drift of one picture.
 
     value: 1 - cosine; exactly 1.0 where no face was found. face: the largest face, which was measured, or None.
-    recogniser: registry name. space: the space the number was taken in.
+    recogniser: registry name. space: the space the number was taken in. recogniser_sha256: of the weights that
+    measured.
     """
 
     value: float
     face: Face | None
     recogniser: str
     space: str = "raw cosine"
+    recogniser_sha256: str = ""
 
     @property
     def detected(self) -> bool:
@@ -127,9 +129,11 @@ class DriftMeter:
 
     def judge(self, reading: Reading) -> Drift:
         """Drift of a picture that was read already, by this meter's recogniser."""
+        sha256 = self.reader.recogniser.sha256
         if reading.embedding is None:
-            return Drift(UNDETECTED, None, self.recogniser)
-        return Drift(drift(self.reference, reading.embedding), reading.face, self.recogniser)
+            return Drift(UNDETECTED, None, self.recogniser, recogniser_sha256=sha256)
+        value = drift(self.reference, reading.embedding)
+        return Drift(value, reading.face, self.recogniser, recogniser_sha256=sha256)
 
 
 def _check_picture(pixels: np.ndarray, what: str) -> None:

@@ -53,6 +53,7 @@ class Meters:
 @dataclass(frozen=True)
 class RenderRecord:
     """One render. drift is by `recogniser`, which may have chosen it; report_drift by one that was never consulted.
+    recogniser_sha256, report_recogniser_sha256: of their weights.
 
     passes: name -> {prompt, negative, strength, cfg, denoise, steps, sampler, scheduler, ...}, in the order run.
     models: role -> {name, sha256}. locked: drift at or below the threshold.
@@ -71,6 +72,8 @@ class RenderRecord:
     report_drift: float | None
     report_recogniser: str | None
     locked: bool
+    recogniser_sha256: str = ""
+    report_recogniser_sha256: str | None = None
     composite: bool = False
     threshold: float = LOCK_THRESHOLD
     space: str = "raw cosine"
@@ -128,8 +131,11 @@ def outcome(drift: Drift, report: Drift | None, threshold: float = LOCK_THRESHOL
         drift=drift.value,
         detected=drift.detected,
         recogniser=drift.recogniser,
+        recogniser_sha256=drift.recogniser_sha256,
+        space=drift.space,
         report_drift=None if report is None else report.value,
         report_recogniser=None if report is None else report.recogniser,
+        report_recogniser_sha256=None if report is None else report.recogniser_sha256,
         locked=drift.locked(threshold),
         threshold=threshold,
     )
