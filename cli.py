@@ -4,11 +4,13 @@ offline."""
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import IdentityLockError
 
@@ -56,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--max-steps", type=int, help="shorten every training phase so that they add up to this")
     run.add_argument("--models", type=Path, help="folder with face models, searched first")
     run.add_argument("--out", type=Path, default=Path("out/run"))
+    run.add_argument(
+        "--sign-certificate", type=Path, metavar="CHAIN.pem",
+        help="sign every picture by C2PA: your certificate, and after it those that issued it (docs/signing.md)",
+    )  # fmt: skip
+    run.add_argument("--sign-key", type=Path, metavar="KEY.pem", help="the private key of that certificate")
+    run.add_argument("--sign-algorithm", metavar="NAME", help="such as PS384 (default: the one the key is made for)")
     run.set_defaults(run=_run)
 
     queue = commands.add_parser("queue", help="queue an API-format graph on a running ComfyUI and fetch what it makes")
@@ -84,9 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     queue.set_defaults(run=_queue)
 
-    verify = commands.add_parser("verify", help="measure the drift of a picture against an identity")
+    verify = commands.add_parser(
+        "verify", help="what a picture says of itself, and its drift against an identity, measured now"
+    )
     verify.add_argument("image", type=Path)
-    verify.add_argument("--identity", type=Path, required=True, help="identity.safetensors")
+    verify.add_argument("--identity", type=Path, help="identity.safetensors: measure the drift against it")
+    verify.add_argument(
+        "--provenance", action="store_true",
+        help="print who, what, which models and which drift the picture states, and whether it is signed; exit code 1 "
+        "where it has no record, contradicts itself, or its signature is broken",
+    )  # fmt: skip
+    verify.add_argument("--json", action="store_true", help="the same as JSON")
     verify.add_argument("--models", type=Path, help="folder with face models, searched first")
     verify.set_defaults(run=_verify)
 
@@ -152,10 +168,28 @@ def _count(text: str) -> int:
     return value
 
 
-def _verify(args: argparse.Namespace) -> None:
-    from .verify import verify
+def _verify(args: argparse.Namespace) -> int:
+    if not args.identity and not args.provenance:
+        raise IdentityLockError(
+            "Say what to verify: --provenance for what the picture states of itself, --identity IDENTITY.safetensors "
+            "for its drift, or both."
+        )
+    told: dict[str, Any] = {}
+    sound = True
+    if args.provenance:
+        from .safety.statement import read_statement
 
-    print(verify(args.image, args.identity, args.models).text())
+        told["provenance"] = statement = read_statement(args.image)
+        sound = statement.sound
+    if args.identity:
+        from .verify import verify
+
+        told["drift"] = verify(args.image, args.identity, args.models)
+    if args.json:
+        print(json.dumps({name: part.to_json() for name, part in told.items()}, indent=1, ensure_ascii=False))
+    else:
+        print("\n\n".join(part.text() for part in told.values()))
+    return 0 if sound else 1
 
 
 def _forget(args: argparse.Namespace) -> int:

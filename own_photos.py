@@ -19,7 +19,7 @@ import numpy as np
 from .demo.settings import demo_spec
 from .demo.subjects import BASE, LOOK, Subject
 from .engines.protocol import Engine, ModelCard
-from .errors import PhotoError, RenderError, TrainingError
+from .errors import OutputError, PhotoError, RenderError, TrainingError
 from .identity.drift import LOCK_THRESHOLD
 from .identity.faces import default_detector
 from .identity.identity import MAX_PHOTOS, build_identity
@@ -33,8 +33,10 @@ from .rendering.three_pass import paper_passes
 from .rendering.two_pass import TwoPassSpec
 from .safety import index
 from .safety.atomic import make_folder, replacing
+from .safety.c2pa_signing import HOW_TO, Signer, read_signer
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
+from .safety.provenance import write_png
 from .training.augment import JitterSpec
 from .training.phases import PAPER_PLAN, IdentityProbeSpec, TrainingPlan
 
@@ -67,6 +69,7 @@ def run_own_photos(args: argparse.Namespace, should_stop: Callable[[], bool] = l
     Raises the IdentityLockError family, each before the long work where the cause can be known by then.
     """
     request = read_request(args)
+    signer = _open_signer(args)
     for path in (args.checkpoint, args.style_checkpoint):
         if path is not None:
             _inspect(path)
@@ -85,9 +88,11 @@ def run_own_photos(args: argparse.Namespace, should_stop: Callable[[], bool] = l
         consent=args.consent,
         models_dir=args.models,
         should_stop=should_stop,
+        signer=signer,
     )
     index.made(result.identity.id, "report", *(args.out / name for name in (SHEET_NAME, HISTOGRAM_NAME, RUN_NAME)))
-    _write_pictures(result, args.out)
+    write_png(search_sheet(result.search), args.out / SHEET_NAME, composite=True, signer=signer)
+    plot_histogram(result.search, args.out / HISTOGRAM_NAME)
     with replacing(args.out / RUN_NAME) as temporary:
         temporary.write_text(json.dumps(run_numbers(result, request, engine.card), indent=1) + "\n", encoding="utf-8")
     print(summary(result, args.out), flush=True)
@@ -165,6 +170,17 @@ def named_scenes(prompts: Sequence[str]) -> tuple[Scene, ...]:
             unique, number = f"{name}_{number}", number + 1
         scenes.append(Scene(unique, prompt))
     return tuple(scenes)
+
+
+def _open_signer(args: argparse.Namespace) -> Signer | None:
+    if args.sign_certificate is None and args.sign_key is None:
+        return None
+    if args.sign_certificate is None or args.sign_key is None:
+        raise OutputError(
+            "Signing takes both a certificate chain and its key; give --sign-certificate CHAIN.pem and --sign-key "
+            f"KEY.pem. {HOW_TO}"
+        )
+    return read_signer(args.sign_certificate, args.sign_key, args.sign_algorithm)
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -342,14 +358,6 @@ def run_numbers(result: PipelineResult, request: Request, base: ModelCard) -> di
         "unknown_words": list(result.unknown_words),
         "seconds": result.seconds,
     }
-
-
-def _write_pictures(result: PipelineResult, folder: Path) -> None:
-    from PIL import Image
-
-    with replacing(folder / SHEET_NAME) as temporary:
-        Image.fromarray(search_sheet(result.search)).save(temporary, format="PNG")
-    plot_histogram(result.search, folder / HISTOGRAM_NAME)
 
 
 def summary(result: PipelineResult, folder: Path) -> str:

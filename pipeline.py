@@ -26,6 +26,7 @@ from .rendering.search import SearchProgress, SearchReport, SearchSpec, search_s
 from .rendering.three_pass import ThreePassResult, ThreePassSpec, render_three_pass
 from .rendering.two_pass import TwoPassResult, TwoPassSpec, render_two_pass
 from .safety.atomic import make_folder
+from .safety.c2pa_signing import Signer
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
 from .training.augment import JitterSpec
@@ -91,8 +92,10 @@ def run_pipeline(
     consent: str,
     models_dir: Any = None,
     should_stop: Callable[[], bool] = lambda: False,
+    signer: Signer | None = None,
 ) -> PipelineResult:
     """captions: by photo name. folder: keeps every result; started again on it, finished stages are not repeated.
+    signer: signs every picture before it gets its name.
 
     Raises the IdentityLockError family; TrainingStopped and SearchStopped keep the work.
     """
@@ -113,12 +116,14 @@ def run_pipeline(
     with _stage("untrained", seconds):
         if spec.untrained:
             plain = replace(spec.search, count=spec.untrained, control=spec.untrained, rungs=())
-            untrained = _search(engine, None, identity, meters, plain, spec.size, folder / "untrained", should_stop)
+            untrained = _search(
+                engine, None, identity, meters, plain, spec.size, folder / "untrained", should_stop, signer
+            )
     with _stage("train", seconds):
         lora, training = _train(engine, prepared, captions, meters, spec, folder, identity, should_stop)
     with _stage("search", seconds):
-        search = _search(engine, lora, identity, meters, spec.search, spec.size, folder / "seeds", should_stop)
-    log = RenderLog(folder / "renders")
+        search = _search(engine, lora, identity, meters, spec.search, spec.size, folder / "seeds", should_stop, signer)
+    log = RenderLog(folder / "renders", signer=signer)
     size = (spec.size, spec.size)
     seed = search.best.seed
     three: dict[str, ThreePassResult] = {}
@@ -194,6 +199,7 @@ def _search(
     size: int,
     folder: Path,
     should_stop: Callable[[], bool],
+    signer: Signer | None,
 ) -> SearchReport:
     with tqdm(total=spec.count, desc="seeds" if lora else "untrained", unit="seed") as bar:
 
@@ -203,8 +209,9 @@ def _search(
                 bar.set_postfix(best=f"{progress.best.drift:.3f}", seed=progress.best.seed)
 
         return search_seeds(
-            engine, lora, identity, meters, spec, (size, size), folder, on_progress=tell, should_stop=should_stop
-        )
+            engine, lora, identity, meters, spec, (size, size), folder, on_progress=tell, should_stop=should_stop,
+            signer=signer,
+        )  # fmt: skip
 
 
 def _stop_between_scenes(

@@ -29,6 +29,27 @@ class Verification:
     def locked(self) -> bool:
         return self.selection.locked()
 
+    def to_json(self) -> dict[str, Any]:
+        measured = [
+            {
+                "recogniser": drift.recogniser,
+                "recogniser_sha256": drift.recogniser_sha256,
+                "drift": drift.value,
+                "detected": drift.detected,
+                "space": drift.space,
+            }
+            for drift in (self.selection, self.reporting)
+            if drift is not None
+        ]
+        return {
+            "image": self.image,
+            "identity": self.identity,
+            "locked": self.locked,
+            "threshold": LOCK_THRESHOLD,
+            "measured": measured,
+            "yardstick": list(self.yardstick),
+        }
+
     def text(self) -> str:
         lines = [f"{self.image} against the identity '{self.identity}'"]
         for drift in (self.selection, self.reporting):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 from ..identity.photo import read_photo
 from ..pipeline import PipelineResult
 from ..rendering.sheet import contact_sheet, search_sheet
+from ..safety.provenance import MIXED, XMP_KEY, encode_png, png_text, xmp_packet
 from .subjects import PHOTOS, Subject
 
 STYLE = """
@@ -24,6 +24,8 @@ td:first-child,th:first-child{text-align:left}img{max-width:100%;margin:.3em 0}
 h2{margin-top:2.2em;border-top:1px solid #ccc;padding-top:1em}
 .no{color:#a33}.yes{color:#2a7a3f}.note{color:#555;font-size:90%}
 """
+
+PHOTO_NOTICE = "Photos that the subject or a licence allows to use, and the crops that Identity Lock made of them."
 
 ROWS = (
     ("untrained", "Before training (median; a picture without a face counts 1)"),
@@ -67,7 +69,7 @@ def subject_section(subject: Subject, result: PipelineResult, numbers: dict[str,
     lines = [
         f"<h2>{html.escape(subject.title)}</h2><p class='note'>{html.escape(subject.note)}</p><p>{verdict}</p>",
         "<h3>Photos, and what the trainer sees of them</h3>",
-        _picture(_photo_strip(subject, result)),
+        _tag(encode_png(_photo_strip(subject, result), {XMP_KEY: xmp_packet(MIXED, PHOTO_NOTICE)})),
         "<h3>Numbers</h3>",
         _table(numbers),
         _counts(numbers),
@@ -160,10 +162,9 @@ def _square(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(frame)
 
 
-def _picture(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return _tag(buffer.getvalue())
+def _picture(sheet: np.ndarray) -> str:
+    """A sheet of generated pictures."""
+    return _tag(encode_png(sheet, png_text(None, composite=True)))
 
 
 def _file(path: Path) -> str:

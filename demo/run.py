@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..engines.diffusers import open_demo_base
 from ..identity.photo import read_photo
 from ..pipeline import PipelineResult, run_pipeline
 from ..rendering.sheet import plot_histogram, search_sheet
 from ..safety import index
 from ..safety.atomic import make_folder, replacing
+from ..safety.provenance import write_png
 from .measures import subject_numbers
 from .report import page, subject_section
 from .settings import demo_spec
@@ -108,8 +107,7 @@ def run_subject(
         should_stop=should_stop,
     )
     index.made(result.identity.id, "report", folder / "contact_sheet.png", folder / "histogram.png")
-    with replacing(folder / "contact_sheet.png") as temporary:
-        Image.fromarray(search_sheet(result.search)).save(temporary, format="PNG")
+    write_png(search_sheet(result.search), folder / "contact_sheet.png", composite=True)
     plot_histogram(result.search, folder / "histogram.png")
     return result
 

@@ -99,7 +99,9 @@ class DriftSeedSearch(io.ComfyNode):
         from ..rendering.search import SearchSpec, parse_rungs, search_fingerprint, search_seeds
         from ..rendering.sheet import search_sheet
         from ..rendering.summary import search_summary
+        from ..safety.c2pa_signing import signer_from_environment
 
+        signer = signer_from_environment()
         spec = SearchSpec(
             render=PassSpec(
                 prompt, negative, strength=strength, cfg=cfg, steps=steps, sampler=sampler, scheduler=scheduler
@@ -120,7 +122,7 @@ class DriftSeedSearch(io.ComfyNode):
         with live.keeping_work(feed):
             found = search_seeds(
                 engine, weights, identity, Meters.of(identity), spec, size, folder, on_progress=feed,
-                should_stop=live.interrupted,
+                should_stop=live.interrupted, signer=signer,
             )  # fmt: skip
         best, report = found.best, search_summary(found, identity, threshold)
         return io.NodeOutput(

@@ -192,11 +192,14 @@ def search_folder(fingerprint: str) -> Path:
 
 
 def render_log(prefix: str, text: Mapping[str, str] | None = None) -> tuple[RenderLog, str]:
-    """The log that a render goes into, and its file prefix without folders. prefix: as typed, subfolders allowed."""
+    """The log that a render goes into, and its file prefix without folders. prefix: as typed, subfolders allowed.
+
+    Its pictures are signed where the environment names a certificate. Raises OutputError."""
     from ..rendering.log import RenderLog
+    from ..safety.c2pa_signing import signer_from_environment
 
     path = resolve_inside(output("renders"), prefix)
-    return RenderLog(path.parent, text), path.name
+    return RenderLog(path.parent, text, signer_from_environment()), path.name
 
 
 def short(fingerprint: str) -> str:

@@ -20,6 +20,7 @@ from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
 from ..safety import index
 from ..safety.atomic import make_folder
+from ..safety.c2pa_signing import Signer
 from ..safety.provenance import write_png
 
 
@@ -86,9 +87,10 @@ class RenderRecord:
 class RenderLog:
     """Writes pictures with their records inside, and the same records as lines of `renders.jsonl` beside them."""
 
-    def __init__(self, folder: Path, text: Mapping[str, str] | None = None) -> None:
-        """text: more text chunks for each picture, by keyword, such as the host's own description of the run."""
-        self.folder, self._text = make_folder(folder), dict(text or {})
+    def __init__(self, folder: Path, text: Mapping[str, str] | None = None, signer: Signer | None = None) -> None:
+        """text: more text chunks for each picture, by keyword, such as the host's own description of the run.
+        signer: signs each picture before it gets its name."""
+        self.folder, self._text, self.signer = make_folder(folder), dict(text or {}), signer
 
     def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
         """The PNG first, then its line: a line always has its picture. Raises OutputError."""
@@ -115,7 +117,7 @@ class RenderLog:
         data = asdict(record)
         index.made(record.identity_id, "render", path)
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
-        write_png(image, path, data, composite=record.composite, text=self._text)
+        write_png(image, path, data, composite=record.composite, text=self._text, signer=self.signer)
         try:
             with open(self._lines, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps({"file": path.name} | data) + "\n")

@@ -24,6 +24,7 @@ from ..errors import OutputError, RenderError
 from ..identity.drift import LOCK_THRESHOLD
 from ..identity.identity import Identity
 from ..safety import index
+from ..safety.c2pa_signing import Signer
 from ..safety.prompt import require_allowed
 from .log import Meters, RenderLog, RenderRecord, outcome
 from .passes import PassSpec
@@ -164,12 +165,15 @@ def search_seeds(
     *,
     on_progress: Callable[[SearchProgress], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    signer: Signer | None = None,
 ) -> SearchReport:
     """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
-    with the seeds that are missing. Raises PromptRefused, RenderError (a journal of another search), OutputError."""
+    with the seeds that are missing. signer: signs each picture, those of an earlier run too. Raises PromptRefused,
+    RenderError (a journal of another search), OutputError."""
     require_allowed(spec.render.prompt)
     index.introduce(identity.person)
-    journal = _Journal(folder, search_fingerprint(engine, lora, identity, spec, size), identity.id)
+    fingerprint = search_fingerprint(engine, lora, identity, spec, size)
+    journal = _Journal(folder, fingerprint, identity.id, signer)
     search = _Search(engine, lora, identity, meters, spec, size, journal)
 
     def tell(latest: Sequence[SeedResult]) -> None:
@@ -350,11 +354,11 @@ class _Search:
 class _Journal:
     """One JSON line a seed, appended as each result comes; the first line says which search it belongs to."""
 
-    def __init__(self, folder: Path, fingerprint: str, person: str) -> None:
+    def __init__(self, folder: Path, fingerprint: str, person: str, signer: Signer | None = None) -> None:
         self.folder, self.path = folder, folder / JOURNAL_NAME
         index.made(person, index.FOLDER, folder)
         index.made(person, "journal", self.path)
-        self.log = RenderLog(folder)
+        self.log = RenderLog(folder, signer=signer)
         self.results: dict[int, SeedResult] = {}
         self.row_steps = 0
         lines = self._read()
@@ -369,6 +373,10 @@ class _Journal:
             self.row_steps = line.pop("row_steps")
             line["previews"] = tuple(line["previews"])
             self.results[line["seed"]] = SeedResult(**line)
+        if signer is not None:
+            for result in self.results.values():
+                if result.file is not None:
+                    signer.sign_file(folder / result.file)
 
     def _read(self) -> list[dict[str, Any]]:
         """A last line that a kill cut short is dropped; its seed is rendered again."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..identity.drift import LOCK_THRESHOLD
 from ..safety.atomic import replacing
+from ..safety.provenance import chart_info
 from .search import SearchReport
 
 LABEL_HEIGHT = 16
@@ -67,4 +68,4 @@ def plot_histogram(report: SearchReport, path: Path, threshold: float = LOCK_THR
     axis.set_ylabel("seeds")
     axis.legend(fontsize=8)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        figure.savefig(temporary, format="png", dpi=110, pil_kwargs={"pnginfo": chart_info()})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +27,7 @@ from identity_lock.pipeline import LORA_NAME, PipelineResult, RenderStopped, Sce
 from identity_lock.rendering.search import Rung, SearchSpec
 from identity_lock.rendering.sheet import plot_histogram
 from identity_lock.safety.prompt import check_prompt
+from identity_lock.safety.provenance import COMPOSITE, DATA, MIXED, read_label
 from identity_lock.tests.fixtures.tiny_engine import square, tiny_engine, tiny_plan
 from identity_lock.training.augment import JitterSpec
 
@@ -205,6 +209,18 @@ def test_the_page_holds_everything_and_asks_for_nothing(result, numbers):
     assert f"{numbers['drift']['median']:.3f}" in page and "Quick run" in page
     assert page.count("data:image/png;base64,") >= 6
     assert "src='http" not in page and 'src="http' not in page and "<script" not in page
+
+
+def test_every_picture_on_the_page_says_what_it_is(result, numbers):
+    plot_histogram(result.search, Path(result.search.folder).parent / "histogram.png")
+    section = demo_report.subject_section(SUBJECT, result, numbers)
+    kinds = []
+    for encoded in re.findall(r"data:image/png;base64,([^']+)'", section):
+        label = read_label(io.BytesIO(base64.b64decode(encoded)))
+        kinds.append(label.source_type)
+        assert label.creator == "Identity Lock"
+    charts, photos, sheets = kinds.count(DATA), kinds.count(MIXED), kinds.count(COMPOSITE)
+    assert (charts, photos) == (2, 1) and sheets >= 2 and charts + photos + sheets == len(kinds)
 
 
 # ---- the demo's own settings -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..identity.drift import LOCK_THRESHOLD
 from ..safety.atomic import replacing
+from ..safety.provenance import chart_info
 from .plateau import PlateauVerdict
 from .probes import IdentityCheck
 
@@ -151,7 +152,7 @@ class TrainingReport:
                 color="0.3",
             )  # fmt: skip
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", dpi=110)
+            figure.savefig(temporary, format="png", dpi=110, pil_kwargs={"pnginfo": chart_info()})
 
 
 def _smoothed(values: tuple[float, ...], horizon: float = 0.95) -> list[float]:
