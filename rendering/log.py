@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import platform
 import re
@@ -14,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ..errors import OutputError
+from ..errors import OutputError, PhotoError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
 from ..safety import index
 from ..safety.atomic import make_folder
 from ..safety.c2pa_signing import Signer
-from ..safety.provenance import write_png
+from ..safety.provenance import read_record, write_png
 
 
 @lru_cache(maxsize=1)
@@ -84,6 +86,10 @@ class RenderRecord:
     made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
+_OF_A_RUN = ("made", "seconds")
+"""What differs in a record where the same render is made again."""
+
+
 class RenderLog:
     """Writes pictures with their records inside, and the same records as lines of `renders.jsonl` beside them."""
 
@@ -99,7 +105,14 @@ class RenderLog:
         return path
 
     def write_next(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path:
-        """As `write`, under a name that no picture here has or had: the prefix and a counter."""
+        """As `write`, under a name that no picture here has or had: the prefix and a counter.
+
+        A picture that is here already, pixel for pixel and with the same record, is not written twice: a job that was
+        lost with a dying server comes again, and may have been finished before.
+        """
+        earlier = self._made_before(image, prefix, record)
+        if earlier is not None:
+            return earlier
         told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
         logged = [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
         names = [*logged, *(path.name for path in self.folder.glob("*.png"))]
@@ -108,6 +121,25 @@ class RenderLog:
         path = self.folder / f"{prefix}_{max(numbers, default=0) + 1:05d}.png"
         self._write(image, path, record)
         return path
+
+    def _made_before(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path | None:
+        """The very same render under this prefix. Of those that are logged only the lines of its seed are looked at;
+        one that a kill left without its line gets that, and an unsigned one its signature where signing is asked for.
+        """
+        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        lines = {json.loads(name): line for line, name in re.findall(r'^(\{"file": ("[^"]+").*)$', told, re.MULTILINE)}
+        counted, seed = re.compile(re.escape(prefix) + r"_\d+\.png"), f'"seed": {record.seed},'
+        for path in sorted(self.folder.glob(f"{glob.escape(prefix)}_*.png")):
+            if not counted.fullmatch(path.name) or seed not in lines.get(path.name, seed):
+                continue
+            if not _same_render(path, image, record):
+                continue
+            if self.signer is not None:
+                self.signer.sign_file(path)
+            if path.name not in lines:
+                self._append(path.name, read_record(path))
+            return path
+        return None
 
     @property
     def _lines(self) -> Path:
@@ -118,13 +150,28 @@ class RenderLog:
         index.made(record.identity_id, "render", path)
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
         write_png(image, path, data, composite=record.composite, text=self._text, signer=self.signer)
+        self._append(path.name, data)
+
+    def _append(self, name: str, data: Mapping[str, Any]) -> None:
         try:
             with open(self._lines, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"file": path.name} | data) + "\n")
+                lines.write(json.dumps({"file": name} | dict(data)) + "\n")
         except OSError as error:
             raise OutputError(
                 f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
             ) from error
+
+
+def _same_render(path: Path, image: np.ndarray, record: RenderRecord) -> bool:
+    try:
+        found = read_record(path)
+    except PhotoError:
+        return False
+    wanted = json.loads(json.dumps(asdict(record)))
+    if any(found.get(name) != value for name, value in wanted.items() if name not in _OF_A_RUN):
+        return False
+    with Image.open(path) as picture:
+        return np.array_equal(np.asarray(picture.convert("RGB")), image)
 
 
 def outcome(drift: Drift, report: Drift | None, threshold: float = LOCK_THRESHOLD) -> dict[str, Any]:

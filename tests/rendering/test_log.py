@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,48 @@ def test_a_second_log_in_the_folder_appends(tmp_path):
     for seed in (1, 2):
         RenderLog(tmp_path).write(PICTURE, str(seed), record(seed))
     assert [line["seed"] for line in lines_of(tmp_path)] == [1, 2]
+
+
+def test_a_render_that_comes_again_is_not_written_twice(tmp_path):
+    """A server died after it had written the picture, and before anybody knew; the job is queued again."""
+    log = RenderLog(tmp_path)
+    first = log.write_next(PICTURE, "render", record(7))
+    before = first.read_bytes()
+    later = replace(record(7), seconds={"anchor": 9.9}, made="2031-01-01T00:00:00+00:00")
+    assert RenderLog(tmp_path).write_next(PICTURE, "render", later) == first
+    assert first.read_bytes() == before and len(lines_of(tmp_path)) == 1
+
+
+def test_another_render_of_the_same_seed_gets_a_name_of_its_own(tmp_path):
+    log = RenderLog(tmp_path)
+    log.write_next(PICTURE, "render", record(7))
+    other = PICTURE.copy()
+    other[3, 4, 1] += 1
+    paths = [
+        log.write_next(other, "render", record(7)),
+        log.write_next(PICTURE, "render", record(8)),
+        log.write_next(PICTURE, "render", replace(record(7), models={"base": {"name": "tiny", "sha256": "cd" * 32}})),
+        log.write_next(PICTURE, "another", record(7)),
+    ]
+    assert [path.name for path in paths] == ["render_00002.png", "render_00003.png", "render_00004.png",
+                                             "another_00001.png"]  # fmt: skip
+    assert [line["file"] for line in lines_of(tmp_path)] == ["render_00001.png", *(path.name for path in paths)]
+
+
+def test_a_picture_that_a_kill_left_without_its_line_gets_it(tmp_path):
+    log = RenderLog(tmp_path)
+    path = log.write_next(PICTURE, "render", record(7))
+    (tmp_path / "renders.jsonl").unlink()
+    assert log.write_next(PICTURE, "render", record(7)) == path
+    assert [told["file"] for told in lines_of(tmp_path)] == [path.name] and lines_of(tmp_path)[0]["seed"] == 7
+    assert read_record(path) | {"file": path.name} == lines_of(tmp_path)[0]
+
+
+def test_a_damaged_picture_is_left_and_the_render_written_beside_it(tmp_path):
+    log = RenderLog(tmp_path)
+    path = log.write_next(PICTURE, "render", record(7))
+    path.write_bytes(path.read_bytes()[:-40])
+    assert log.write_next(PICTURE, "render", record(7)).name == "render_00002.png"
 
 
 def test_a_folder_below_a_file_is_refused_by_name(tmp_path):
