@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread is faster than several for models this small, and leaves the other cores to the rest.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test bench comfy clean
+.PHONY: demo quick test bench comfy load clean
 
 demo: $(VENV)/.ready
 	$(BIN)/identity-lock demo --out out/demo
@@ -21,6 +21,10 @@ test: $(VENV)/.ready
 
 comfy:
 	tools/comfy.sh
+
+# 200 renders on the ComfyUI at COMFYUI_PATH, its memory meanwhile, and 200 more with kills in between.
+load: $(VENV)/.ready
+	$(BIN)/python -m identity_lock.tests.host.load --out out/load
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m benchmarks

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from identity_lock import cli
 from identity_lock.demo.subjects import PHOTOS
@@ -120,3 +121,9 @@ def test_signing_reaches_every_picture_of_a_person_those_of_an_earlier_run_too(f
 def test_what_cannot_sign_is_refused_before_anything_is_made(keys, tmp_path, options, sentence):
     code, said = run_here("--out", tmp_path / "out", *(option.format(keys) for option in options))
     assert code == 1 and sentence in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.jpg")), ids=lambda path: path.stem)
+def test_the_pictures_that_come_with_the_pack_say_what_they_are(path):
+    with Image.open(path) as picture:
+        assert COMPOSITE.encode() in picture.info["xmp"]

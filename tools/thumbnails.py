@@ -41,7 +41,7 @@ from identity_lock.identity.faces import default_detector
 from identity_lock.identity.identity import build_identity
 from identity_lock.identity.photo import photo_from_array, read_photo
 from identity_lock.identity.prepare import prepare_both
-from identity_lock.safety.provenance import read_record
+from identity_lock.safety.provenance import COMPOSITE, read_record, xmp_packet
 
 from .workflows import FOLDER, SPEC, SUBJECT
 
@@ -51,6 +51,7 @@ BACKGROUND, TEXT, FAINT = (24, 32, 40), (220, 228, 235), (140, 152, 165)
 LOCKED, MISSED = (96, 200, 140), (230, 110, 100)
 MAX_BYTES = 60_000
 QUALITIES = (88, 80, 70, 60)
+LABEL = xmp_packet(COMPOSITE).encode()
 AGREEMENT = 1e-4  # between a recorded drift and the same picture measured here
 
 FIRST, SECOND = (PHOTOS / file for file in SUBJECT.photos)
@@ -200,7 +201,7 @@ class Card:
         """At the best quality that keeps it small."""
         for quality in QUALITIES:
             stream = BytesIO()
-            self.image.save(stream, "JPEG", quality=quality, optimize=True, progressive=True)
+            self.image.save(stream, "JPEG", quality=quality, optimize=True, progressive=True, xmp=LABEL)
             if stream.tell() <= MAX_BYTES:
                 break
         else:

@@ -44,6 +44,12 @@ class Server:
             link_pack(base / "custom_nodes")
 
     @property
+    def pid(self) -> int:
+        """Of the running server."""
+        assert self._process is not None, "the server does not run"
+        return self._process.pid
+
+    @property
     def command(self) -> list[str]:
         wanted = [
             ("--cpu",),
