@@ -184,6 +184,7 @@ def _issued(one: Certificate, issuer: Certificate) -> bool:
 
 def _check_key(key: bytes, key_name: str, chain: bytes, chain_name: str) -> str:
     """The algorithm that the key is made for."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -194,7 +195,7 @@ def _check_key(key: bytes, key_name: str, chain: bytes, chain_name: str) -> str:
             f"The signing private key {key_name} is locked with a passphrase, and nobody can be asked for it during a "
             "long run. Give a file without one, readable by you alone: openssl pkcs8 -topk8 -nocrypt."
         ) from None
-    except Exception as error:  # a key of an unknown kind raises another error than a damaged one
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise OutputError(f"The signing private key {key_name} cannot be read ({error}). {HOW_TO}") from error
     if private.public_key() != _certificates(chain, chain_name)[0].public_key():
         raise OutputError(
@@ -248,13 +249,18 @@ def _read_pem(path: str | Path, what: str) -> bytes:
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
+class RemoteManifestError(PhotoError):
+    """The picture only names a manifest on the network."""
+
+
 @dataclass(frozen=True)
 class ManifestState:
     """What a picture's C2PA manifest is worth here.
 
-    state: "none", "valid" (the signature fits every byte), "expired" (it does, but its certificate is over) or
-    "broken". trusted: whether the chain leads to a root that the reader trusts; None where nobody judged that.
-    source_type: that the manifest states, as its full address. problems: the library's words.
+    state: "none", "remote" (the picture names one on the network, which is never fetched), "valid" (the signature fits
+    every byte), "expired" (it does, but its certificate is over) or "broken". trusted: whether the chain leads to a
+    root that the reader trusts; None where nobody judged that. source_type: that the manifest states, as its full
+    address. problems: the library's words.
     """
 
     state: str
@@ -284,6 +290,8 @@ def manifest_state(path: str | Path) -> ManifestState:
         raise PhotoError(f"Reading C2PA manifests needs {_MISSING}.")
     try:
         return judge_manifest(read_manifest(path))
+    except RemoteManifestError as error:
+        return ManifestState("remote", problems=(str(error),))
     except PhotoError as error:
         return ManifestState("broken", problems=(str(error),))
 
@@ -329,4 +337,8 @@ def _read_store(stream: Any, name: str) -> dict[str, Any] | None:
     except c2pa.C2paError as error:
         if "ManifestNotFound" in str(error) or type(error).__name__.endswith("ManifestNotFound"):
             return None
+        if str(error).startswith("Remote"):
+            raise RemoteManifestError(
+                f"{name} names a C2PA manifest on the network, and nothing is fetched from there."
+            ) from error
         raise PhotoError(f"The C2PA manifest of {name} cannot be read: {error}") from error

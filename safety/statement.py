@@ -167,7 +167,7 @@ def _contradictions(
         return
     if manifest.state == "broken":
         why = "; ".join(manifest.problems)
-        yield f"The C2PA signature is broken ({why}): the file was changed after it was signed."
+        yield f"The C2PA signature is broken ({why}): the file was changed or cut after it was signed."
     elif manifest.state == "expired":
         yield "The certificate of the C2PA signature has expired, so that the signature proves nothing any more."
     elif manifest.source_type is not None and manifest.source_type != source_type:
@@ -213,6 +213,8 @@ def _signature(manifest: ManifestState | None) -> str:
         return "not looked for: reading C2PA manifests needs the optional package c2pa-python"
     if manifest.state == "none":
         return "none: the picture carries no C2PA manifest"
+    if manifest.state == "remote":
+        return "not looked at: the picture names a C2PA manifest on the network, and nothing is fetched from there"
     by = f"{manifest.signed_by or 'nobody named'} (issued by {manifest.issuer or 'nobody named'})"
     if manifest.state == "valid":
         judged = "a root that is trusted here" if manifest.trusted else "whose certificate that is was not judged"

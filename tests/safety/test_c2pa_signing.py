@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -124,6 +127,34 @@ def test_a_manifest_that_is_cut_is_broken_and_none_is_none(tmp_path, signer):
     path.write_bytes(path.read_bytes()[:700])
     assert manifest_state(path).state == "broken"
     assert manifest_state(write(tmp_path, None)).state == "none" and read_manifest(write(tmp_path, None)) is None
+
+
+def test_a_manifest_on_the_network_is_never_fetched(tmp_path):
+    """By itself the library asks whatever address a picture names; the first read shows that this one is heard."""
+    asked = []
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                asked.append(connection)
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/manifest.c2pa"
+        xmp = (
+            '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+            f'<rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="{address}"/>'
+            "</rdf:RDF></x:xmpmeta>"
+        )
+        path = tmp_path / "far.png"
+        path.write_bytes(provenance.encode_png(PIXELS, {provenance.XMP_KEY: xmp}))
+        with pytest.raises(c2pa.C2paError):
+            c2pa.Reader(str(path))
+        heard = len(asked)
+        assert heard >= 1
+        assert manifest_state(path).state == "remote" and len(asked) == heard
 
 
 def test_a_certificate_that_expires_afterwards_is_told_from_a_changed_picture(tmp_path, folder):

@@ -279,7 +279,8 @@ def with_state(monkeypatch: pytest.MonkeyPatch, state: statement.ManifestState) 
         (("valid", "Archive", "Root", True, GENERATED), 0, "a root that is trusted here"),
         (("valid", "Archive", "Root", None, COMPOSITE), 1, "manifest states the source type compositeWith"),
         (("expired", "Archive", "Root", None, GENERATED), 1, "has expired"),
-        (("broken", "Archive", "Root", None, GENERATED), 1, "the file was changed after it was signed"),
+        (("broken", "Archive", "Root", None, GENERATED), 1, "the file was changed or cut after it was signed"),
+        (("remote",), 0, "names a C2PA manifest on the network, and nothing is fetched"),
     ],
 )
 def test_each_state_of_a_signature_is_told(tmp_path, capsys, monkeypatch, state, code, words):
