@@ -88,6 +88,8 @@ class RenderRecord:
 
 _OF_A_RUN = ("made", "seconds")
 """What differs in a record where the same render is made again."""
+_claimed: set[str] = set()
+"""Pictures that this process wrote or took up: asked for twice within one process, a render is wanted twice."""
 
 
 class RenderLog:
@@ -107,11 +109,12 @@ class RenderLog:
     def write_next(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path:
         """As `write`, under a name that no picture here has or had: the prefix and a counter.
 
-        A picture that is here already, pixel for pixel and with the same record, is not written twice: a job that was
-        lost with a dying server comes again, and may have been finished before.
+        A picture that an earlier process left, pixel for pixel and with the same record, is taken up and not written
+        twice: a job that was lost with a dying server comes again, and may have been finished before.
         """
         earlier = self._made_before(image, prefix, record)
         if earlier is not None:
+            _claimed.add(str(earlier))
             return earlier
         told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
         logged = [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
@@ -123,16 +126,15 @@ class RenderLog:
         return path
 
     def _made_before(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path | None:
-        """The very same render under this prefix. Of those that are logged only the lines of its seed are looked at;
-        one that a kill left without its line gets that, and an unsigned one its signature where signing is asked for.
-        """
+        """The very same render under this prefix, by a process before this one. Of the pictures that are logged, only
+        those of its seed are looked at; one that a kill left without its line gets that, and an unsigned one its
+        signature where signing is asked for."""
         told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
         lines = {json.loads(name): line for line, name in re.findall(r'^(\{"file": ("[^"]+").*)$', told, re.MULTILINE)}
         counted, seed = re.compile(re.escape(prefix) + r"_\d+\.png"), f'"seed": {record.seed},'
         for path in sorted(self.folder.glob(f"{glob.escape(prefix)}_*.png")):
-            if not counted.fullmatch(path.name) or seed not in lines.get(path.name, seed):
-                continue
-            if not _same_render(path, image, record):
+            possible = counted.fullmatch(path.name) and seed in lines.get(path.name, seed)
+            if not possible or str(path) in _claimed or not _same_render(path, image, record):
                 continue
             if self.signer is not None:
                 self.signer.sign_file(path)
@@ -151,6 +153,7 @@ class RenderLog:
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
         write_png(image, path, data, composite=record.composite, text=self._text, signer=self.signer)
         self._append(path.name, data)
+        _claimed.add(str(path))
 
     def _append(self, name: str, data: Mapping[str, Any]) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from identity_lock.errors import OutputError
 from identity_lock.identity.drift import Drift
+from identity_lock.rendering import log as log_module
 from identity_lock.rendering.log import RenderLog, RenderRecord, outcome, versions
 from identity_lock.safety.provenance import COMPOSITE, GENERATED, read_record, read_source_type
 
@@ -79,19 +81,37 @@ def test_a_second_log_in_the_folder_appends(tmp_path):
     assert [line["seed"] for line in lines_of(tmp_path)] == [1, 2]
 
 
-def test_a_render_that_comes_again_is_not_written_twice(tmp_path):
+@pytest.fixture
+def restart(monkeypatch) -> Callable[[], None]:
+    """As after a kill: nothing is left in memory of what was written."""
+    return lambda: monkeypatch.setattr(log_module, "_claimed", set())
+
+
+def test_a_render_that_comes_again_is_not_written_twice(tmp_path, restart):
     """A server died after it had written the picture, and before anybody knew; the job is queued again."""
     log = RenderLog(tmp_path)
     first = log.write_next(PICTURE, "render", record(7))
     before = first.read_bytes()
+    restart()
     later = replace(record(7), seconds={"anchor": 9.9}, made="2031-01-01T00:00:00+00:00")
     assert RenderLog(tmp_path).write_next(PICTURE, "render", later) == first
     assert first.read_bytes() == before and len(lines_of(tmp_path)) == 1
 
 
-def test_another_render_of_the_same_seed_gets_a_name_of_its_own(tmp_path):
+def test_two_alike_in_one_batch_are_two_pictures_and_come_again_as_two(tmp_path, restart):
+    def batch() -> list[str]:
+        return [RenderLog(tmp_path).write_next(PICTURE, "render", record(7)).name for _ in range(2)]
+
+    assert batch() == ["render_00001.png", "render_00002.png"]
+    restart()
+    assert batch() == ["render_00001.png", "render_00002.png"] and len(lines_of(tmp_path)) == 2
+    assert batch() == ["render_00003.png", "render_00004.png"]
+
+
+def test_another_render_of_the_same_seed_gets_a_name_of_its_own(tmp_path, restart):
     log = RenderLog(tmp_path)
     log.write_next(PICTURE, "render", record(7))
+    restart()
     other = PICTURE.copy()
     other[3, 4, 1] += 1
     paths = [
@@ -105,18 +125,20 @@ def test_another_render_of_the_same_seed_gets_a_name_of_its_own(tmp_path):
     assert [line["file"] for line in lines_of(tmp_path)] == ["render_00001.png", *(path.name for path in paths)]
 
 
-def test_a_picture_that_a_kill_left_without_its_line_gets_it(tmp_path):
+def test_a_picture_that_a_kill_left_without_its_line_gets_it(tmp_path, restart):
     log = RenderLog(tmp_path)
     path = log.write_next(PICTURE, "render", record(7))
+    restart()
     (tmp_path / "renders.jsonl").unlink()
     assert log.write_next(PICTURE, "render", record(7)) == path
     assert [told["file"] for told in lines_of(tmp_path)] == [path.name] and lines_of(tmp_path)[0]["seed"] == 7
     assert read_record(path) | {"file": path.name} == lines_of(tmp_path)[0]
 
 
-def test_a_damaged_picture_is_left_and_the_render_written_beside_it(tmp_path):
+def test_a_damaged_picture_is_left_and_the_render_written_beside_it(tmp_path, restart):
     log = RenderLog(tmp_path)
     path = log.write_next(PICTURE, "render", record(7))
+    restart()
     path.write_bytes(path.read_bytes()[:-40])
     assert log.write_next(PICTURE, "render", record(7)).name == "render_00002.png"
 
