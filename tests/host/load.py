@@ -287,7 +287,7 @@ def tell(name: str, samples: Sequence[Sample], warm_up: int) -> None:
     marks = sorted({1, warm_up, *range(50, len(samples) + 1, 50), samples[-1].render} & at.keys())
     rows = ", ".join(f"{mark}: {at[mark].rss:.0f}" for mark in marks)
     print(
-        f"{name:<12} {len(samples)} renders in {samples[-1].seconds:.0f} s; MiB resident after render {rows}; "
+        f"{name:<12} {samples[-1].render} renders in {samples[-1].seconds:.0f} s; MiB resident after render {rows}; "
         f"{growth(samples, warm_up):+.4f} MiB a render after the first {warm_up} (bound {BOUND})",
         flush=True,
     )
