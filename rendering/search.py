@@ -374,9 +374,9 @@ class _Journal:
             line["previews"] = tuple(line["previews"])
             self.results[line["seed"]] = SeedResult(**line)
         if signer is not None:
-            for result in self.results.values():
-                if result.file is not None:
-                    signer.sign_file(folder / result.file)
+            for name in filter(None, (result.file for result in self.results.values())):
+                if (folder / name).is_file():
+                    signer.sign_file(folder / name)
 
     def _read(self) -> list[dict[str, Any]]:
         """A last line that a kill cut short is dropped; its seed is rendered again."""
