@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from .errors import IdentityLockError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 on success, 1 on a refusal or error (one sentence on stderr), 130 when interrupted."""
     args = _parser().parse_args(arguments)
-    from .safety.offline import enforce_offline
+    from .safety.offline import enforce_offline, no_network
 
     enforce_offline()
     try:
-        return int(args.run(args) or 0)
+        with nullcontext() if args.run is _queue else no_network():  # queue knows which host it may reach
+            return int(args.run(args) or 0)
     except IdentityLockError as error:
         print(f"identity-lock: {error}", file=sys.stderr)
         return 130 if type(error).__name__.endswith("Stopped") else 1

@@ -14,6 +14,7 @@ from .errors import IdentityLockError
 from .identity.background import available_models
 from .identity.recognisers import RecogniserInfo, available, default_pair
 from .identity.recognisers.store import YUNET, Folders, require
+from .safety.offline import quiet_onnxruntime
 
 State = Literal["ok", "note", "warning", "broken"]
 MARKS: dict[State, str] = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "broken": "BROKEN "}
@@ -142,7 +143,7 @@ def _installed_runtimes() -> list[str]:
 def _live_providers() -> tuple[str, ...] | None:
     """The execution providers of the onnxruntime that is imported; None where it cannot be imported."""
     try:
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()
     except Exception:  # a wheel broken by another one fails in many ways
         return None
     get = getattr(onnxruntime, "get_available_providers", None)

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ..safety.atomic import make_folder
@@ -41,7 +41,7 @@ def run_queue(args: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
     if address.remote:
         print(f"Photos and prompts leave this machine for {address.host}, as --allow-remote says.", file=sys.stderr)
     folder = args.out or Path("out/queue") / args.graph.stem
-    with only_client(make_folder(folder)), nullcontext() if address.remote else no_network():
+    with only_client(make_folder(folder)), no_network(but=address.host if address.remote else None):
         journal = Journal(folder, graph.name, graph.fingerprint(without=plan.targets))
         records = journal.plan(plan.jobs)
         earlier = {record.name for record in records if record.state == "done"}

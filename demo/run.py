@@ -21,6 +21,7 @@ from ..pipeline import PipelineResult, run_pipeline
 from ..rendering.sheet import plot_histogram, search_sheet
 from ..safety import index
 from ..safety.atomic import make_folder, replacing
+from ..safety.offline import enforce_offline, no_network
 from ..safety.provenance import write_png
 from .measures import subject_numbers
 from .report import page, subject_section
@@ -73,11 +74,11 @@ def _parts(subjects: list[Subject], out: Path, quick: bool, threads: int) -> Ite
         yield from pool.imap(_work, jobs)
 
 
+@no_network()  # once more: a process of its own starts without the command's guard
 def _work(job: tuple[Subject, Path, bool, int, int]) -> Part:
     import torch
 
     from ..cli import stoppable
-    from ..safety.offline import enforce_offline
 
     subject, folder, quick, threads, line = job
     os.environ["TQDM_POSITION"] = str(line)  # a line of its own for each subject's progress bar

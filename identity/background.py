@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PhotoError, RecogniserError
+from ..safety.offline import quiet_onnxruntime
 from .recognisers.store import Folders, search_folders
 
 NO_REMOVAL = "none"
@@ -115,7 +116,7 @@ def _candidates(model: str, models_dir: Folders) -> Iterator[Path]:
 def _session(model: str, path: str) -> Any:
     """A rembg session that is bound to one local file: its download step only ever returns that path."""
     try:
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()  # before rembg imports it
         from rembg.sessions import sessions_class
     except (ImportError, SystemExit) as error:  # rembg exits where it finds no onnxruntime
         raise RecogniserError(

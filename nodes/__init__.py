@@ -10,6 +10,7 @@ def extension() -> Any:
     """The pack as ComfyUI's V3 loader takes it. Needs ComfyUI."""
     from comfy_api.latest import ComfyExtension
 
+    from ..safety.offline import no_telemetry
     from . import places
     from .demo_model_loader import DemoModelLoader
     from .drift_score import DriftScore
@@ -22,6 +23,7 @@ def extension() -> Any:
     from .three_pass_render import ThreePassRender
     from .two_pass_stylize import TwoPassStylize
 
+    no_telemetry()  # now, because another pack may be the first to import what reports
     places.set_up()  # not in on_load, which ComfyUI before 0.18 calls after it has asked for the nodes, if at all
 
     class IdentityLock(ComfyExtension):

@@ -1,4 +1,5 @@
-"""A missing Python package breaks the node that needs it, with a sentence, and nothing else."""
+"""Around every node's execute: it reaches no other machine, and a missing Python package breaks the node that needs it,
+with a sentence, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import IdentityLockError
+from ..safety.offline import no_network
 
 PIP_NAMES = {
     "cv2": "opencv-python-headless",
@@ -21,12 +23,16 @@ class MissingPackage(IdentityLockError):
 
 
 def naming_packages(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """Around a node's execute: in place of a bare import error, which package is missing and how to get it."""
+    """Around a node's execute: in place of a bare import error, which package is missing and how to get it.
+
+    The thread that executes is held back from the network, and no other: the host's are at work for other packs too.
+    """
 
     @functools.wraps(execute)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return execute(*args, **kwargs)
+            with no_network(this_thread=True):
+                return execute(*args, **kwargs)
         except ModuleNotFoundError as error:
             module = (error.name or str(error)).partition(".")[0]
             package = PIP_NAMES.get(module, module)

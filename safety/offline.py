@@ -1,7 +1,8 @@
 """Nothing goes over the network (paper section 7): the switches that libraries know, and a guard that needs none.
 
 `enforce_offline` sets the environment variables that stop well-behaved libraries. `no_network` is the guarantee: inside
-it, every connection that this Python process tries to open beyond this machine raises a sentence.
+it, every connection that Python tries to open beyond this machine raises a sentence. Native code has sockets of its own,
+which no guard in Python sees; the one library here that uses them, onnxruntime, is silenced by `quiet_onnxruntime`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +18,15 @@ from typing import Any
 
 from ..errors import IdentityLockError
 
+# What libraries report without being asked: onnxruntime (1.29 and later) the names and hashes of the models that it
+# opens, albumentations (older insightface imports it) an update check. Each is read while the library is imported.
+TELEMETRY_VARIABLES: dict[str, str] = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "ALBUMENTATIONS_OFFLINE": "1",
+}
 OFFLINE_VARIABLES: dict[str, str] = {
+    **TELEMETRY_VARIABLES,
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -25,10 +35,10 @@ OFFLINE_VARIABLES: dict[str, str] = {
     "HF_HUB_DISABLE_XET": "1",
     "DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
-    "ORT_DISABLE_TELEMETRY": "1",
-    "ALBUMENTATIONS_OFFLINE": "1",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
     "WANDB_MODE": "offline",
+    # A proxy on this machine would carry to others what `no_network` lets through to it.
+    "NO_PROXY": "*",
+    "no_proxy": "*",
 }
 
 
@@ -39,6 +49,24 @@ class NetworkRefused(IdentityLockError, ConnectionError):
 def enforce_offline() -> None:
     """Set the offline switches for this process and its children. Call it before the libraries are imported."""
     os.environ.update(OFFLINE_VARIABLES)
+
+
+def no_telemetry() -> None:
+    """Set the switches that only stop reports; for a process that is somebody else's, such as ComfyUI's."""
+    os.environ.update(TELEMETRY_VARIABLES)
+
+
+def quiet_onnxruntime() -> Any:
+    """The module onnxruntime, which then reports nothing. Raises ImportError.
+
+    Its wheels send their reports from native code, so they have to be stopped before it is imported. Where another
+    package did that first, only what it tells of our models is held back.
+    """
+    no_telemetry()
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
 
 
 @contextmanager
@@ -59,73 +87,89 @@ def offline() -> Iterator[None]:
                 os.environ[name] = value
 
 
+Block = frozenset[str]  # the hosts beyond this machine that a block allows, by name and by address
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+
+
+_blocks: list[Block] = []
+_this_thread = _ThisThread()
 _lock = threading.Lock()
-_depth = 0
-_originals: dict[tuple[Any, str], Any] = {}
+_watching = False
 
 
 @contextmanager
-def no_network() -> Iterator[None]:
-    """Refuse every connection of this process to anything but this machine, with NetworkRefused.
+def no_network(*, but: str | None = None, this_thread: bool = False) -> Iterator[None]:
+    """Refuse every connection to anything but this machine, with NetworkRefused.
 
-    Covers what goes through Python's `socket` (urllib, requests, httpx, aiohttp on the selector event loop) in every
-    thread, and look-ups of host names. Loopback and Unix sockets work. Not covered: child processes, and native code
-    with sockets of its own. Blocks may nest.
+    Covers what goes through Python's sockets (urllib, requests, httpx, aiohttp on the selector event loop) and look-ups
+    of host names, in every thread of the process. Loopback and Unix sockets work. Not covered: child processes, native
+    code with sockets of its own, and a proxy or tunnel on this machine. Blocks may nest.
+
+    but: one other host that may be reached, with the addresses that it has on entering. this_thread: hold back what the
+    calling thread opens and nothing else. That is for a host such as ComfyUI, whose other threads may be at work for
+    packs that rightly use the network; threads that a library starts are then not covered.
     """
-    global _depth
-    with _lock:
-        if _depth == 0:
-            _install()
-        _depth += 1
+    allowed: Block = frozenset() if but is None else _names_of(but)
+    blocks = _this_thread.blocks if this_thread else _blocks
+    _watch()
+    blocks.append(allowed)
     try:
         yield
     finally:
-        with _lock:
-            _depth -= 1
-            if _depth == 0:
-                _uninstall()
+        blocks.remove(allowed)
 
 
-def _install() -> None:
-    def guard(owner: Any, name: str, address_at: int) -> None:
-        original = getattr(owner, name)
-        _originals[owner, name] = original
+def _watch() -> None:
+    """Add the audit hook, once: Python has no way to take it off again, and outside of blocks it does nothing.
 
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            # The last argument, because sendto(data, address) and sendto(data, flags, address) are both in use.
-            address = args[address_at] if len(args) > abs(address_at) - (address_at < 0) else kwargs.get("host")
-            _refuse_unless_local(args[0] if owner is socket.socket else None, address)
-            return original(*args, **kwargs)
-
-        setattr(owner, name, guarded)
-
-    guard(socket.socket, "connect", 1)
-    guard(socket.socket, "connect_ex", 1)
-    guard(socket.socket, "sendto", -1)
-    if hasattr(socket.socket, "sendmsg"):
-        guard(socket.socket, "sendmsg", 4)
-    for name in ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr"):
-        guard(socket, name, 0)
+    Unlike patched functions it also sees sockets that were imported before, or whose class overrides `connect`.
+    """
+    global _watching
+    with _lock:
+        if not _watching:
+            sys.addaudithook(_on_event)
+            _watching = True
 
 
-def _uninstall() -> None:
-    for (owner, name), original in _originals.items():
-        setattr(owner, name, original)
-    _originals.clear()
+_FROM_A_SOCKET = {"socket.connect", "socket.sendto", "socket.sendmsg"}  # (socket, address); connect_ex says connect
+_LOOK_UPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}  # (host, ...)
 
 
-def _refuse_unless_local(connection: socket.socket | None, address: Any) -> None:
-    if connection is not None and connection.family not in (socket.AF_INET, socket.AF_INET6):
+def _on_event(event: str, args: tuple[Any, ...]) -> None:
+    if not event.startswith("socket.") or not (_blocks or _this_thread.blocks):
         return
+    if event in _FROM_A_SOCKET and args[0].family in (socket.AF_INET, socket.AF_INET6):
+        _refuse_unless_allowed(args[1])
+    elif event in _LOOK_UPS:
+        _refuse_unless_allowed(args[0])
+
+
+def _refuse_unless_allowed(address: Any) -> None:
+    """address: a host, or a socket's (host, port, ...); None and "" stand for this machine."""
     host = address[0] if isinstance(address, tuple) and address else address
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
-    if host is None or host == "" or is_this_machine(str(host)):
+    if not host or is_this_machine(str(host)):
+        return
+    if all(str(host).lower() in allowed for allowed in [*_blocks, *_this_thread.blocks]):
         return
     raise NetworkRefused(
         f'Something tried to reach "{host}" over the network, and everything here is offline. '
         "Put the file that it wants into its folder beforehand; the report of `identity-lock doctor` lists them."
     )
+
+
+def _names_of(host: str) -> Block:
+    """A host's name and addresses; the name alone where it is not known, for whoever connects to say so."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        found = []
+    return frozenset({host.lower(), *(str(entry[4][0]) for entry in found)})
 
 
 def is_this_machine(host: str) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RecogniserError
+from ...safety.offline import quiet_onnxruntime
 from . import store
 from .align import CHIP_SIZE, aligned_chip
 from .base import check_pairs, default_threads, unit_rows
@@ -151,7 +152,7 @@ def _load(path: Path, provider: str, threads: int) -> Any:
     if not path.is_file():  # insightface would go looking for it elsewhere
         raise RecogniserError(f"The ArcFace weights {path} are gone; put the file back.")
     try:
-        import onnxruntime
+        onnxruntime = quiet_onnxruntime()  # before insightface imports it
         from insightface import model_zoo
     except ImportError as error:
         raise RecogniserError(

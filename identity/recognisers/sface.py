@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import RecogniserError
+from ...safety.offline import quiet_onnxruntime
 from . import store
 from .align import CHIP_SIZE, aligned_chip
 from .base import check_pairs, default_threads, unit_rows
@@ -63,7 +64,8 @@ def _session(path: Path, provider: str, threads: int) -> Any:
     """
     try:
         import onnx
-        import onnxruntime
+
+        onnxruntime = quiet_onnxruntime()
     except ImportError as error:
         raise RecogniserError(
             f"The recogniser sface needs the Python package {error.name}: pip install {error.name}."
