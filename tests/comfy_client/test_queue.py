@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from identity_lock.comfy_client import follow
 from identity_lock.comfy_client.lock import LOCK_NAME, only_client
 from identity_lock.comfy_client.refusals import UsageRefused
 from identity_lock.safety import atomic
+from identity_lock.safety.offline import NetworkRefused
 from identity_lock.tests.comfy_client.conftest import COLOURS, PHOTOS
 
 EACH = ("--each", "Colour.color=1,2,3")
@@ -385,6 +387,20 @@ def test_an_allowed_machine_is_named(capsys, queue, monkeypatch):
     monkeypatch.setattr("identity_lock.comfy_client.server.CONNECT_SECONDS", 0.3)
     code, _, said = queue("--server", "http://user:secret@192.0.2.7:8188", "--allow-remote")
     assert code == 1 and "Photos and prompts leave this machine for 192.0.2.7" in said and "secret" not in said
+
+
+def test_an_allowed_machine_is_the_only_one(queue, monkeypatch):
+    async def reach_another(*_):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:  # connecting one sends nothing
+            try:
+                plain.connect(("192.0.2.7", 8188))
+            except OSError as error:  # a machine without a network has no route
+                assert not isinstance(error, NetworkRefused)
+            plain.connect(("203.0.113.7", 80))
+
+    monkeypatch.setattr("identity_lock.comfy_client.run._queue", reach_another)
+    code, _, said = queue("--server", "http://192.0.2.7:8188", "--allow-remote")
+    assert code == 1 and 'tried to reach "203.0.113.7"' in said
 
 
 @pytest.mark.parametrize("server", ["ftp://127.0.0.1", "http://", "http://127.0.0.1:99999", "127.0.0.1:8188?x=1"])
