@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -120,7 +121,10 @@ def load_checkpoint(
 def _existing(path: str | Path) -> Path:
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"The checkpoint {path} does not exist: put it there, or name another.")
+        raise CheckpointError(
+            f"The checkpoint {path} does not exist, and nothing is fetched from a hub: put it at {path.absolute()}, "
+            "or name another."
+        )
     return path
 
 
@@ -537,14 +541,29 @@ def _component_weights(folder: Path, part: str, stem: str) -> _Weights:
                 "save the model with safetensors."
             )
         raise CheckpointError(f"{directory} holds no {stem}.safetensors: copy the whole model.")
+    adapter = directory / "adapter_config.json"
+    if adapter.is_file():  # transformers would go for the base model that it names, which may be a hub's
+        raise CheckpointError(f"{adapter} makes {part} an adapter of another model: save the model with it merged in.")
     if "quantization_config" in _read_json(directory / "config.json"):
         raise CheckpointError(f"{directory} is quantised, which is not supported: use fp16, bf16 or fp32 weights.")
     variant = None if None in groups else sorted(key for key in groups if key)[0]
+    _require_shards(directory, groups[variant])
     files = [directory / f"{name}.safetensors" for name in groups[variant]]
     headers = [_read_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):
         _refuse_quantised(file, header)
     return _Weights(headers, variant)
+
+
+def _require_shards(directory: Path, names: list[str]) -> None:
+    """Where weights come in shards, "...-00001-of-00002": every one of them."""
+    sharded = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})", names[0])
+    if sharded is None:
+        return
+    for number in range(1, int(sharded[2]) + 1):
+        file = directory / f"{sharded[1]}-{number:05d}-of-{sharded[2]}.safetensors"
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, one of {int(sharded[2])} parts: copy the whole model.")
 
 
 def _folder_components(path: Path) -> tuple[Architecture, dict[str, _Weights]]:

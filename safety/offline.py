@@ -1,8 +1,8 @@
 """Nothing goes over the network (paper section 7): the switches that libraries know, and a guard that needs none.
 
 `enforce_offline` sets the environment variables that stop well-behaved libraries. `no_network` is the guarantee: inside
-it, every connection that Python tries to open beyond this machine raises a sentence. Native code has sockets of its own,
-which no guard in Python sees; the one library here that uses them, onnxruntime, is silenced by `quiet_onnxruntime`.
+it, every connection that Python tries to open beyond this machine raises a sentence. Native code has sockets of its own
+that no guard in Python sees; the one library here that uses them, onnxruntime, is silenced by `quiet_onnxruntime`.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def _checkpoint(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("missing", "does not exist: put it there"),
+        ("missing", "does not exist, and nothing is fetched"),
         ("truncated", "truncated or damaged.*again"),
         ("empty", "empty.*again"),
         ("lora", "looks like a LoRA; only Stable Diffusion 1.5 and SDXL"),

@@ -14,6 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from identity_lock.tests.fixtures.watched import read_attempts, watched
 from identity_lock.tests.host.comfyui import ROOT, ComfyUI
 
 START_SECONDS = 180.0
@@ -27,7 +28,10 @@ def free_port() -> int:
 
 
 class Server:
-    """ComfyUI on the CPU, with `base` for all its folders and this repository linked into its custom_nodes."""
+    """ComfyUI on the CPU, with `base` for all its folders and this repository linked into its custom_nodes.
+
+    Whatever its process tries to reach beyond this machine is refused and written down.
+    """
 
     def __init__(self, comfy: ComfyUI, base: Path, *, checkpoints: Path | None = None, pack: bool = True) -> None:
         self.comfy = comfy
@@ -35,6 +39,7 @@ class Server:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = base / "server.log"
+        self.attempts_file = base / "attempts.jsonl"
         self._process: subprocess.Popen[bytes] | None = None
         for folder in FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
@@ -68,7 +73,7 @@ class Server:
             self._process = subprocess.Popen(
                 self.command,
                 cwd=self.comfy.path,
-                env=host_environment(self.comfy),
+                env=host_environment(self.comfy, **watched(self.attempts_file)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -119,6 +124,13 @@ class Server:
     def log_mark(self) -> int:
         return self.log.stat().st_size if self.log.exists() else 0
 
+    def attempts(self, since: int = 0) -> list[dict[str, Any]]:
+        """What its process tried to reach beyond this machine, each refused; `since` a mark of `attempts_mark`."""
+        return read_attempts(self.attempts_file, since)
+
+    def attempts_mark(self) -> int:
+        return self.attempts_file.stat().st_size if self.attempts_file.exists() else 0
+
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log_text().splitlines()[-lines:]) if self.log.exists() else "(no log)"
 
@@ -133,7 +145,7 @@ def link_pack(folder: Path) -> Path:
 
 
 def host_environment(comfy: ComfyUI, **more: str) -> dict[str, str]:
-    """One thread, no proxies, nothing of the Python that runs the tests."""
-    dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST"}
+    """One thread, nothing of the Python that runs the tests, and no CI, in which onnxruntime reports nothing."""
+    dropped = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PYTEST_CURRENT_TEST", "CI"}
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "0"} | more

@@ -26,7 +26,7 @@ from identity_lock.tests.fixtures.watched import Proxy, hostile, read_attempts, 
 FAR = "203.0.113.7"  # TEST-NET-3: nobody's address
 COMMAND = [sys.executable, "-m", "identity_lock.tests.fixtures.quick_demo"]
 RUN = [
-    "run", str(PHOTOS / "synthetic_1.png"), "--consent", "Nobody is depicted: this person was rendered from shape data.",
+    "run", str(PHOTOS / "synthetic_1.png"), "--consent", "Nobody is depicted: rendered from shape data.",
     "--description", "man, short brown hair, beard", "--scene", "golden hour field", "--seeds", "2", "--out",
 ]  # fmt: skip
 
@@ -45,7 +45,7 @@ class Machine:
         if self.unplugged:
             words = unplugged(self.folder / "counts.json", *words)
         else:
-            environment |= watched(self.folder / "attempts.jsonl")
+            environment |= watched(self.folder / "attempts.jsonl", *sys.path)
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout)
 
     def attempts(self) -> list[str]:
@@ -86,7 +86,7 @@ def test_the_demo_runs_and_its_report_fetches_nothing_when_opened(machine, tmp_p
     assert re.findall(r"https?:|url\(|@import|(?:src|href)=.(?!data:|#)", page) == []
 
 
-# ---- the two conditions are what they are said to be ------------------------------------------------------------------
+# ---- the two conditions are what they are said to be -----------------------------------------------------------------
 
 TRY = """
 import json, os, socket, sys
