@@ -28,7 +28,7 @@ from .identity.prepare import PrepSettings, prepare_all
 from .pipeline import IDENTITY_NAME, LORA_NAME, PipelineResult, PipelineSpec, Scene, run_pipeline
 from .rendering.passes import PassSpec
 from .rendering.search import SEED_LIMIT, SearchSpec
-from .rendering.sheet import plot_histogram, search_sheet
+from .rendering.sheet import plot_histogram, write_sheet
 from .rendering.three_pass import paper_passes
 from .rendering.two_pass import TwoPassSpec
 from .safety import index
@@ -36,7 +36,6 @@ from .safety.atomic import make_folder, replacing
 from .safety.c2pa_signing import HOW_TO, Signer, read_signer
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
-from .safety.provenance import write_png
 from .training.augment import JitterSpec
 from .training.phases import PAPER_PLAN, IdentityProbeSpec, TrainingPlan
 
@@ -90,8 +89,8 @@ def run_own_photos(args: argparse.Namespace, should_stop: Callable[[], bool] = l
         should_stop=should_stop,
         signer=signer,
     )
-    index.made(result.identity.id, "report", *(args.out / name for name in (SHEET_NAME, HISTOGRAM_NAME, RUN_NAME)))
-    write_png(search_sheet(result.search), args.out / SHEET_NAME, composite=True, signer=signer)
+    index.made(result.identity.id, "report", args.out / HISTOGRAM_NAME, args.out / RUN_NAME)
+    write_sheet(result.search, args.out / SHEET_NAME, result.identity.id, signer)
     plot_histogram(result.search, args.out / HISTOGRAM_NAME)
     with replacing(args.out / RUN_NAME) as temporary:
         temporary.write_text(json.dumps(run_numbers(result, request, engine.card), indent=1) + "\n", encoding="utf-8")
@@ -324,6 +323,7 @@ def run_numbers(result: PipelineResult, request: Request, base: ModelCard) -> di
         "base": {"name": base.name, "sha256": base.sha256, "architecture": base.architecture},
         "lora": {"file": LORA_NAME, "sha256": result.lora.sha256},
         "identity": {"file": IDENTITY_NAME, **asdict(result.identity.person)},
+        "identity_id": result.identity.id,
         "photos": list(request.captions),
         "captions": request.captions,
         "warnings": list(result.identity.warnings),

@@ -18,11 +18,10 @@ from typing import Any
 from ..engines.diffusers import open_demo_base
 from ..identity.photo import read_photo
 from ..pipeline import PipelineResult, run_pipeline
-from ..rendering.sheet import plot_histogram, search_sheet
+from ..rendering.sheet import plot_histogram, write_sheet
 from ..safety import index
 from ..safety.atomic import make_folder, replacing
 from ..safety.offline import enforce_offline, no_network
-from ..safety.provenance import write_png
 from .measures import subject_numbers
 from .report import page, subject_section
 from .settings import demo_spec
@@ -107,8 +106,8 @@ def run_subject(
         consent=subject.consent,
         should_stop=should_stop,
     )
-    index.made(result.identity.id, "report", folder / "contact_sheet.png", folder / "histogram.png")
-    write_png(search_sheet(result.search), folder / "contact_sheet.png", composite=True)
+    index.made(result.identity.id, "report", folder / "histogram.png")
+    write_sheet(result.search, folder / "contact_sheet.png", result.identity.id)
     plot_histogram(result.search, folder / "histogram.png")
     return result
 

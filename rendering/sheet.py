@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..identity.drift import LOCK_THRESHOLD
+from ..safety import index
 from ..safety.atomic import replacing
-from ..safety.provenance import chart_info
+from ..safety.c2pa_signing import Signer
+from ..safety.provenance import PERSON_KEY, chart_info, write_png
 from .search import SearchReport
 
 LABEL_HEIGHT = 16
@@ -27,10 +29,10 @@ def contact_sheet(
     sheet = Image.new("RGB", (columns * width, rows * (height + LABEL_HEIGHT)), (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(11)
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        x, y = index % columns * width, index // columns * (height + LABEL_HEIGHT)
+    for place, (image, label) in enumerate(zip(images, labels, strict=True)):
+        x, y = place % columns * width, place // columns * (height + LABEL_HEIGHT)
         sheet.paste(Image.fromarray(image), (x, y))
-        colour = LOCKED_COLOUR if index < len(marked) and marked[index] else MISSED_COLOUR
+        colour = LOCKED_COLOUR if place < len(marked) and marked[place] else MISSED_COLOUR
         draw.rectangle((x, y + height, x + width - 1, y + height + LABEL_HEIGHT - 1), fill=colour)
         draw.text((x + 3, y + height + 1), label, fill=(255, 255, 255), font=font)
     return np.asarray(sheet)
@@ -43,6 +45,12 @@ def search_sheet(report: SearchReport, *, limit: int = 64, threshold: float = LO
     labels = [f"{r.seed}  {r.drift:.3f}" if r.detected else f"{r.seed}  no face" for r in shown]
     marked = [r.drift is not None and r.drift <= threshold for r in shown]
     return contact_sheet(images, labels, marked=marked)
+
+
+def write_sheet(report: SearchReport, path: Path, person: str, signer: Signer | None = None) -> None:
+    """The contact sheet as a PNG. person: the id of the identity, which it carries. Raises OutputError."""
+    index.made(person, "sheet", path)
+    write_png(search_sheet(report), path, composite=True, text={PERSON_KEY: person}, signer=signer)
 
 
 def drift_histogram(report: SearchReport, bins: int = 20) -> tuple[list[int], list[float]]:

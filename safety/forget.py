@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from ..errors import IdentityLockError, OutputError
 from . import index
 from .atomic import replacing
 from .index import FOLDER, LINE, PLACE, Entry, Made, person_id
+from .provenance import PERSON_KEY, RECORD_KEY
 
 HEADER_LIMIT = 100 * 2**20  # bytes, of a safetensors header
+TEXT_LIMIT = 2**30  # of a log or a report
 PICTURES = (".png",)
 ID_FIELD = "identity_id"
 
@@ -177,7 +179,7 @@ def _is_wanted(line: bytes, wanted: set[tuple[str, str]]) -> bool:
 def owner(path: Path) -> str:
     """The id of the identity that a picture, LoRA, checkpoint or identity file was made from; "" where it says none."""
     if path.suffix.lower() in PICTURES:
-        return str(_json(_text(path).get("identity_lock", "")).get(ID_FIELD, ""))
+        return _of_picture(_text(path))
     return str(described(path).get("id", "")) if path.suffix.lower() == ".safetensors" else ""
 
 
@@ -204,18 +206,24 @@ def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple
             if path.is_symlink() or not path.is_file():
                 continue
             if name.endswith(".jsonl"):
-                if any(_is_wanted(line, {(ID_FIELD, wanted)}) for line in _read_lines(path)):
+                if any(_is_wanted(line, {(ID_FIELD, wanted)}) for line in _bytes(path).splitlines()):
                     yield LINE, path
             elif path.suffix.lower() in PICTURES:
                 text = _text(path)
-                if _json(text.get("identity_lock", "")).get(ID_FIELD) == wanted:
-                    yield "render", path
-                elif "identity_lock" not in text and inputs & _loaded(text.get("prompt", "")):
+                said = _of_picture(text)
+                if said == wanted or (not said and inputs & _loaded(text.get("prompt", ""))):
                     yield "picture", path
+            elif path.suffix.lower() == ".json":
+                if _json(_bytes(path)).get(ID_FIELD) == wanted:
+                    yield "report", path
             elif path.suffix.lower() == ".safetensors":
                 told = described(path)
                 if told.get("id") == wanted:
                     yield str(told["kind"]), path
+
+
+def _of_picture(text: Mapping[str, str]) -> str:
+    return str(text.get(PERSON_KEY) or _json(text.get(RECORD_KEY, "")).get(ID_FIELD, ""))
 
 
 def _loaded(prompt: str) -> set[str]:
@@ -247,11 +255,11 @@ def _header(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _read_lines(path: Path) -> list[bytes]:
+def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes().splitlines()
+        return path.read_bytes() if path.stat().st_size <= TEXT_LIMIT else b""
     except OSError:
-        return []
+        return b""
 
 
 def _json(text: str | bytes) -> dict[str, Any]:

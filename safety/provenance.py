@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .c2pa_signing import Signer
 
 RECORD_KEY = "identity_lock"
+PERSON_KEY = "identity_lock_person"
+"""The id of whom a picture without a record shows, such as a contact sheet."""
 XMP_KEY = "XML:com.adobe.xmp"
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = SOURCE_TYPES + "trainedAlgorithmicMedia"

@@ -176,7 +176,7 @@ def test_files_that_were_moved_are_found_by_what_they_say(tmp_path):
     kept.mkdir()
     moved = [path.rename(kept / path.name) for path in (hers, other, tmp_path / "out" / "renders.jsonl")]
     done = forget(the(GRACE), [kept])
-    assert ("render", moved[0]) in done.removed and hers in done.gone
+    assert ("picture", moved[0]) in done.removed and hers in done.gone
     assert not moved[0].exists() and moved[1].exists() and [line["file"] for line in lines(moved[2])] == ["ada.png"]
 
 
