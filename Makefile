@@ -16,8 +16,9 @@ demo: $(VENV)/.ready
 quick: $(VENV)/.ready
 	$(BIN)/identity-lock demo --quick --out out/quick
 
+# One process a core; the tests of one file stay together, because they share servers and checkpoints.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 comfy:
 	tools/comfy.sh
