@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from identity_lock.demo.subjects import PHOTOS
 from identity_lock.tests.fixtures.unplugged import counted, unplugged, why_not
@@ -187,3 +189,33 @@ def test_onnxruntime_reports_to_nobody(tmp_path, proxy):
     assert [one.returncode for one in done] == [0, 0]
     assert machines["ours"].attempts() == []
     assert bool(machines["bare"].attempts()) is reports()
+
+
+READ_MANIFEST = """
+import sys
+if sys.argv[1] == "ours":
+    from identity_lock.safety.c2pa_signing import read_manifest as read
+else:
+    from c2pa import Reader as read
+try:
+    read(sys.argv[2])
+except Exception as error:
+    print(type(error).__name__)
+"""
+REMOTE_MANIFEST = f"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="http://{FAR}/m.c2pa"/>
+</rdf:RDF></x:xmpmeta>"""
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "-")
+def test_a_picture_cannot_have_its_c2pa_manifest_fetched(tmp_path, proxy):
+    """A picture may say that its manifest lies elsewhere; c2pa's native code goes there unless it is told not to."""
+    pytest.importorskip("c2pa")
+    words = PngInfo()
+    words.add_itxt("XML:com.adobe.xmp", REMOTE_MANIFEST)
+    Image.new("RGB", (16, 16)).save(tmp_path / "remote.png", pnginfo=words)
+    machine = Machine(True, tmp_path, proxy)
+    done = machine.run([sys.executable, "-c", READ_MANIFEST, "ours", tmp_path / "remote.png"])
+    assert done.returncode == 0 and machine.attempts() == [], done.stderr
+    machine.run([sys.executable, "-c", READ_MANIFEST, "bare", tmp_path / "remote.png"])
+    assert machine.attempts() != []  # to the proxy of the environment, or past it
