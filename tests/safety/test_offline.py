@@ -159,14 +159,14 @@ def test_a_node_is_held_back_and_the_hosts_other_threads_are_not() -> None:
     aim(FAR[0])
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "verify", "doctor"])
+@pytest.mark.parametrize("command", ["run", "demo", "verify", "forget", "doctor"])
 def test_every_command_runs_under_the_guard(command, monkeypatch, capsys) -> None:
     from identity_lock import cli
 
-    words = {"run": ["a.jpg", "--consent", "yes"], "verify": ["a.png", "--identity", "a"]}.get(command, [])
+    wanted = {"run": ["a.jpg", "--consent", "yes"], "verify": ["a.png", "--identity", "a"], "forget": ["a"]}
     monkeypatch.setattr(os, "environ", os.environ.copy())
     monkeypatch.setattr(cli, f"_{command}", lambda args: aim(FAR[0]))
-    assert cli.main([command, *words]) == 1
+    assert cli.main([command, *wanted.get(command, [])]) == 1
     assert f'tried to reach "{FAR[0]}" over the network' in capsys.readouterr().err
 
 
