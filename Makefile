@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread is faster than several for models this small, and leaves the other cores to the rest.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test bench comfy load clean
+.PHONY: demo quick test faults bench comfy load clean
 
 demo: $(VENV)/.ready
 	$(BIN)/identity-lock demo --out out/demo
@@ -19,6 +19,10 @@ quick: $(VENV)/.ready
 # One process a core; the tests of one file stay together, because they share servers and checkpoints.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# 50 kills at random points of a whole run, each gone on from and compared (about 15 minutes); SEED=n draws the same ones.
+faults: $(VENV)/.ready
+	$(BIN)/python -m identity_lock.tests.faults.kills $(if $(SEED),--seed $(SEED))
 
 comfy:
 	tools/comfy.sh

@@ -25,14 +25,14 @@ from .identity.faces import default_detector
 from .identity.identity import MAX_PHOTOS, build_identity
 from .identity.photo import Photo, read_photo
 from .identity.prepare import PrepSettings, prepare_all
-from .pipeline import IDENTITY_NAME, LORA_NAME, PipelineResult, PipelineSpec, Scene, run_pipeline
+from .pipeline import IDENTITY_NAME, LORA_NAME, PipelineResult, PipelineSpec, Scene, only_run, run_pipeline
 from .rendering.passes import PassSpec
 from .rendering.search import SEED_LIMIT, SearchSpec
 from .rendering.sheet import plot_histogram, write_sheet
 from .rendering.three_pass import paper_passes
 from .rendering.two_pass import TwoPassSpec
 from .safety import index
-from .safety.atomic import make_folder, replacing
+from .safety.atomic import replacing
 from .safety.c2pa_signing import HOW_TO, Signer, read_signer
 from .safety.consent import require_consent
 from .safety.prompt import require_allowed
@@ -72,7 +72,13 @@ def run_own_photos(args: argparse.Namespace, should_stop: Callable[[], bool] = l
     for path in (args.checkpoint, args.style_checkpoint):
         if path is not None:
             _inspect(path)
-    make_folder(args.out)
+    with only_run(args.out):
+        return _run(args, request, signer, should_stop)
+
+
+def _run(
+    args: argparse.Namespace, request: Request, signer: Signer | None, should_stop: Callable[[], bool]
+) -> PipelineResult:
     engine = _open(args.checkpoint)
     style_engine = _open_style(args)
     spec = make_spec(args, request, engine.card, None if style_engine is None else style_engine.card)

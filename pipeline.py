@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,20 @@ from tqdm import tqdm
 
 from .engines.lora_file import LoraWeights, write_lora
 from .engines.protocol import Engine
-from .errors import PhotoError, RenderError
+from .errors import IdentityLockError, OutputError, PhotoError, RecogniserError, RenderError
 from .identity.faces import default_detector
-from .identity.identity import Identity, build_identity, save_identity
+from .identity.identity import Identity, build_identity, load_identity, save_identity
 from .identity.photo import Photo
 from .identity.prepare import PreparedFace, PrepSettings, prepare_all
-from .rendering.log import Meters, RenderLog
+from .rendering.log import Meters
+from .rendering.scenes import Renderer
 from .rendering.search import SearchProgress, SearchReport, SearchSpec, search_seeds
-from .rendering.three_pass import ThreePassResult, ThreePassSpec, render_three_pass
-from .rendering.two_pass import TwoPassResult, TwoPassSpec, render_two_pass
+from .rendering.three_pass import ThreePassResult, ThreePassSpec
+from .rendering.two_pass import TwoPassResult, TwoPassSpec
 from .safety.atomic import make_folder
 from .safety.c2pa_signing import Signer
 from .safety.consent import require_consent
+from .safety.lock import only_one
 from .safety.prompt import require_allowed
 from .training.augment import JitterSpec
 from .training.phases import TrainingPlan
@@ -35,6 +37,7 @@ from .training.report import Progress, TrainingReport
 from .training.session import train_on
 
 LORA_NAME, IDENTITY_NAME = "lora.safetensors", "identity.safetensors"
+LOCK_NAME = ".run.lock"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,17 @@ class PipelineResult:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+def only_run(folder: Path) -> AbstractContextManager[None]:
+    """The folder, made, and nobody else's until the block ends. Raises OutputError where another run has it."""
+    return only_one(
+        make_folder(folder),
+        LOCK_NAME,
+        lambda holder: OutputError(
+            f"Another identity-lock{holder} works in {folder}; wait for it, stop it, or give --out another folder."
+        ),
+    )
+
+
 def run_pipeline(
     engine: Engine,
     style_engine: Engine | None,
@@ -111,6 +125,10 @@ def run_pipeline(
     with _stage("embed", seconds):
         identity = build_identity(photos, name=name, consent=consent, models_dir=models_dir)
         meters = Meters.of(identity, models_dir)
+        _refuse_other_person(identity, folder / IDENTITY_NAME)
+        size = (spec.size, spec.size)
+        renders = Renderer(engine, style_engine, None, identity, meters, 0, size, folder / "renders", signer)
+        renders.refuse_swapped([scene.name for scene in spec.scenes])
         save_identity(identity, make_folder(folder) / IDENTITY_NAME)
     untrained = None
     with _stage("untrained", seconds):
@@ -123,31 +141,20 @@ def run_pipeline(
         lora, training = _train(engine, prepared, captions, meters, spec, folder, identity, should_stop)
     with _stage("search", seconds):
         search = _search(engine, lora, identity, meters, spec.search, spec.size, folder / "seeds", should_stop, signer)
-    log = RenderLog(folder / "renders", signer=signer)
-    size = (spec.size, spec.size)
-    seed = search.best.seed
+    renders = replace(renders, lora=lora, seed=search.best.seed)
     three: dict[str, ThreePassResult] = {}
-    anchor = None
     with _stage("three_pass", seconds):
         for scene in tqdm(spec.scenes, desc="three-pass", unit="scene"):
             _stop_between_scenes(should_stop, len(three), spec.scenes, folder)
-            passes = styled_for(spec.three_pass, scene.prompt)
-            result = render_three_pass(engine, lora, identity, meters, seed, passes, size, anchor=anchor)
-            anchor = result.anchor  # the same in every scene
-            three[scene.name] = result
-            log.write(result.final, f"three_pass_{scene.name}", result.record)
+            three[scene.name] = renders.three_pass(scene.name, styled_for(spec.three_pass, scene.prompt))
     two: dict[str, TwoPassResult] = {}
     with _stage("two_pass", seconds):
         if style_engine is not None and spec.two_pass is not None:
             for scene in tqdm(spec.scenes, desc="two-pass", unit="scene"):
                 _stop_between_scenes(should_stop, len(two), spec.scenes, folder)
                 template = spec.two_pass
-                passes_two = replace(template, style=replace(template.style, prompt=scene.prompt))
-                result_two = render_two_pass(
-                    engine, style_engine, lora, identity, meters, seed, passes_two, size, spec.style_size, anchor=anchor
-                )
-                two[scene.name] = result_two
-                log.write(result_two.image, f"two_pass_{scene.name}", result_two.record)
+                passes = replace(template, style=replace(template.style, prompt=scene.prompt))
+                two[scene.name] = renders.two_pass(scene.name, passes, spec.style_size)
     unknown = dict.fromkeys(
         word
         for text in [*captions.values(), spec.search.render.prompt, *(s.prompt for s in spec.scenes)]
@@ -156,6 +163,35 @@ def run_pipeline(
     return PipelineResult(
         identity, meters, prepared, lora, training, search, untrained, three, two, tuple(unknown), seconds
     )
+
+
+def _refuse_other_person(identity: Identity, path: Path) -> None:
+    """Before the first file is replaced. A file that cannot be read is no reason: it is written anew."""
+    try:
+        before = load_identity(path)
+    except IdentityLockError:
+        return
+    folder = path.parent
+    if before.id != identity.id:
+        raise PhotoError(
+            f"{path} belongs to other photos ({', '.join(photo.name for photo in before.photos)}); give another "
+            "folder, or delete this one to start afresh."
+        )
+    for role, old, new in (
+        ("face recogniser", before.selection, identity.selection),
+        ("reporting recogniser", before.reporting, identity.reporting),
+    ):
+        if old != new or (new and before.embedding(new).recogniser_sha256 != identity.embedding(new).recogniser_sha256):
+            raise RecogniserError(
+                f"The {role} of the work in {folder} was {_weights(before, old)} and is {_weights(identity, new)} now; "
+                "put back the file that it was, or give another folder."
+            )
+
+
+def _weights(identity: Identity, recogniser: str | None) -> str:
+    if recogniser is None:
+        return "none"
+    return f"{recogniser} ({identity.embedding(recogniser).recogniser_sha256[:12]}...)"
 
 
 def styled_for(spec: ThreePassSpec, prompt: str) -> ThreePassSpec:

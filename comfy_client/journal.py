@@ -7,7 +7,6 @@ again, and one that was queued is looked for on the server first.
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from ..safety.atomic import append_lines
 from .fan_out import Job
 from .refusals import UsageRefused
 
@@ -137,10 +137,9 @@ class Journal:
     def _append(self, line: dict[str, Any], *, fresh: bool = False) -> None:
         stamped = {**line, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         try:
-            with open(self.path, "w" if fresh else "a", encoding="utf-8") as file:
-                file.write(json.dumps(stamped, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            if fresh:
+                self.path.unlink(missing_ok=True)
+            append_lines(self.path, [json.dumps(stamped, ensure_ascii=False)])
         except OSError as error:
             raise OutputError(
                 f"The journal {self.path} cannot be written ({error.strerror}); free some space."

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..engines.diffusers import open_demo_base
 from ..identity.photo import read_photo
-from ..pipeline import PipelineResult, run_pipeline
+from ..pipeline import PipelineResult, only_run, run_pipeline
 from ..rendering.sheet import plot_histogram, write_sheet
 from ..safety import index
 from ..safety.atomic import make_folder, replacing
@@ -95,21 +95,22 @@ def run_subject(
     subject: Subject, folder: Path, *, quick: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> PipelineResult:
     """The pipeline on one subject, with its contact sheet and histogram."""
-    result = run_pipeline(
-        open_demo_base(BASE),
-        open_demo_base(BASE, look=LOOK),
-        subject.read(),
-        subject.photos,
-        demo_spec(subject, quick=quick),
-        folder,
-        name=subject.name,
-        consent=subject.consent,
-        should_stop=should_stop,
-    )
-    index.made(result.identity.id, "report", folder / "histogram.png")
-    write_sheet(result.search, folder / "contact_sheet.png", result.identity.id)
-    plot_histogram(result.search, folder / "histogram.png")
-    return result
+    with only_run(folder):
+        result = run_pipeline(
+            open_demo_base(BASE),
+            open_demo_base(BASE, look=LOOK),
+            subject.read(),
+            subject.photos,
+            demo_spec(subject, quick=quick),
+            folder,
+            name=subject.name,
+            consent=subject.consent,
+            should_stop=should_stop,
+        )
+        index.made(result.identity.id, "report", folder / "histogram.png")
+        write_sheet(result.search, folder / "contact_sheet.png", result.identity.id)
+        plot_histogram(result.search, folder / "histogram.png")
+        return result
 
 
 def _summary(part: Part, minutes: float) -> str:

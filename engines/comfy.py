@@ -5,6 +5,7 @@ Latents are in model space here, as the protocol's `x0` is; ComfyUI's LATENT soc
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,6 +166,10 @@ class ComfyEngine:
                 self._patched.pop(next(iter(self._patched)))
             self._patched[key] = patched
         return self._patched[key].clone()
+
+    def free_memory(self) -> None:
+        gc.collect()
+        comfy.model_management.soft_empty_cache()
 
     # -- training ------------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,14 @@ class DiffusersEngine:
             for parameter, before in frozen:
                 parameter.requires_grad_(before)
 
+    def free_memory(self) -> None:
+        import gc
+
+        gc.collect()
+        backend: Any = getattr(torch, self.device.type, None)  # torch.cuda, torch.mps, ...; the CPU keeps no cache
+        if hasattr(backend, "empty_cache"):
+            backend.empty_cache()
+
 
 class LentDenoiser:
     """The TrainableDenoiser of a DiffusersEngine."""

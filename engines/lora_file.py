@@ -75,11 +75,12 @@ def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     return len(text).to_bytes(8, "little") + text + written[end:]
 
 
-def write_lora(lora: LoraWeights, path: Path) -> Path:
-    """Written under a temporary name and renamed: a reader never sees half a file. Raises OutputError."""
+def write_lora(lora: LoraWeights, path: Path, *, keep: bool = False) -> Path:
+    """Written under a temporary name and renamed: a reader never sees half a file. keep: raise NameTaken rather than
+    write over a file. Raises OutputError."""
     content = safetensors_bytes(lora.tensors, lora.metadata)
     index.made(lora.metadata.get("identity_id", ""), "lora", path)
-    with replacing(path) as temporary:
+    with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(content)
     return path
 

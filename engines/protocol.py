@@ -134,3 +134,6 @@ class Engine(Protocol):
     def sample(self, request: SampleRequest, on_step: StepCallback | None = None) -> SampleResult: ...
 
     def trainable(self) -> AbstractContextManager[TrainableDenoiser]: ...
+
+    def free_memory(self) -> None:
+        """Gives back what is cached and not in use: memory ran out, and a smaller batch is tried next."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from ..errors import IdentityLockError, OutputError, PhotoError, RecogniserError
+from ..errors import IdentityLockError, PhotoError, RecogniserError
 from ..safety import index
+from ..safety.atomic import replacing
 from ..safety.consent import require_consent
 from .drift import DriftMeter, FaceReader, cosine, drift
 from .faces import Face, FaceDetector, NoFaceError, default_detector, the_face
@@ -235,11 +235,12 @@ def fingerprint(pixels: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_identity(identity: Identity, path: str | os.PathLike[str]) -> Path:
+def save_identity(identity: Identity, path: str | os.PathLike[str], *, keep: bool = False) -> Path:
     """Write an identity as safetensors, with everything but the vectors as JSON metadata.
 
     Written to a temporary name and renamed, so a crash leaves the old file or the new one; readable by its owner only.
-    Raises OutputError where the folder cannot be written or the disk is full.
+    keep: raise NameTaken rather than write over a file. Raises OutputError where the folder cannot be written or the
+    disk is full.
     """
     from safetensors.numpy import save
 
@@ -262,7 +263,9 @@ def save_identity(identity: Identity, path: str | os.PathLike[str]) -> Path:
         "created": identity.created,
         "warnings": list(identity.warnings),
     }
-    _write_atomically(path, save(tensors, metadata={"identity": json.dumps(described)}))
+    content = save(tensors, metadata={"identity": json.dumps(described)})
+    with replacing(path, keep=keep, private=True) as temporary:
+        temporary.write_bytes(content)
     return path
 
 
@@ -377,25 +380,6 @@ def _objection(
 def _pair_drifts(vectors: np.ndarray) -> tuple[float, ...]:
     count = len(vectors)
     return tuple(drift(vectors[i], vectors[j]) for i in range(count) for j in range(i + 1, count))
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise OutputError(
-            f"The identity could not be written to {path} ({error.strerror or error}); "
-            "choose a folder that can be written and has space."
-        ) from error
 
 
 def _from_description(described: dict, tensors: Mapping[str, np.ndarray]) -> Identity:

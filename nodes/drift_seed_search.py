@@ -116,12 +116,13 @@ class DriftSeedSearch(io.ComfyNode):
             threshold=threshold,
         )
         engine, weights, size = ComfyEngine(model, clip, vae), sockets.lora_weights(lora), (width, height)
-        folder = places.search_folder(search_fingerprint(engine, weights, identity, spec, size))
+        meters = Meters.of(identity)
+        folder = places.search_folder(search_fingerprint(engine, weights, meters, spec, size))
         node_id = cls.hidden.unique_id
         feed = live.SearchFeed(live.sender(node_id), live.Bar(count, node_id, saving=True), folder, count, threshold)
         with live.keeping_work(feed):
             found = search_seeds(
-                engine, weights, identity, Meters.of(identity), spec, size, folder, on_progress=feed,
+                engine, weights, identity, meters, spec, size, folder, on_progress=feed,
                 should_stop=live.interrupted, signer=signer,
             )  # fmt: skip
         best, report = found.best, search_summary(found, identity, threshold)

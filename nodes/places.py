@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, IdentityLockError
 from ..safety import index
+from ..safety.atomic import NameTaken, make_folder
 from ..safety.files import resolve_inside
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def lora_into(folder: Path, lora: LoraWeights, name: str) -> str:
         except CheckpointError:
             return False
 
-    path = free_path(folder, name, same)
-    if not path.is_file():
-        write_lora(lora, path)
+    path, _ = _claimed(folder, name, same, lambda path: write_lora(lora, path, keep=True))
     return str(path.relative_to(folder.resolve()))
 
 
@@ -102,8 +101,9 @@ def identity_into(folder: Path, identity: Identity, name: str) -> str:
         except IdentityLockError:
             return False
 
-    path = free_path(folder, name, same)
-    write(identity, path)
+    path, written = _claimed(folder, name, same, lambda path: write(identity, path, keep=True))
+    if not written:
+        write(identity, path)  # of the same photos, and perhaps with another name or consent
     return str(path.relative_to(folder.resolve()))
 
 
@@ -160,6 +160,21 @@ def identity_file(name: str) -> Path | None:
 def check_name(name: str) -> None:
     """Refuses a file name that leaves its folder, before any work. Raises OutputError."""
     resolve_inside(output("training"), name, SUFFIX)
+
+
+def _claimed(
+    folder: Path, name: str, same: Callable[[Path], bool], write: Callable[[Path], Any]
+) -> tuple[Path, bool]:
+    """The path that `free_path` finds, and whether `write` has put a file there: it raises NameTaken where there is one
+    already, so that of two processes that find the same name free one gets it, and the other looks on."""
+    while True:
+        path = free_path(folder, name, same)
+        if path.is_file():
+            return path, False
+        make_folder(path.parent)
+        with suppress(NameTaken):
+            write(path)
+            return path, True
 
 
 def free_path(folder: Path, name: str, same: Callable[[Path], bool]) -> Path:

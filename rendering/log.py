@@ -6,8 +6,9 @@ import glob
 import json
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -17,13 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import OutputError, PhotoError
+from ..errors import OutputError, PhotoError, RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
 from ..safety import index
-from ..safety.atomic import make_folder
+from ..safety.atomic import NameTaken, append_lines, make_folder
 from ..safety.c2pa_signing import Signer
+from ..safety.fingerprint import swapped, without
+from ..safety.lock import in_turn
 from ..safety.provenance import read_record, write_png
+
+LOCK_NAME = ".renders.lock"
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +88,7 @@ class RenderRecord:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
+    fingerprint: str = ""  # of all that the picture depends on; empty where nobody asks for the same one again
     made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
@@ -101,29 +107,72 @@ class RenderLog:
         self.folder, self._text, self.signer = make_folder(folder), dict(text or {}), signer
 
     def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
-        """The PNG first, then its line: a line always has its picture. Raises OutputError."""
+        """The PNG first, then its line: a line always has its picture. The same render written a second time, because a
+        kill came before whoever asked for it had noted it down, keeps its line. Raises OutputError."""
         path = self.folder / f"{name}.png"
-        self._write(image, path, record)
+        with in_turn(self.folder, LOCK_NAME):
+            self._write(image, path, record)
         return path
 
     def write_next(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path:
-        """As `write`, under a name that no picture here has or had: the prefix and a counter.
+        """As `write`, under a name that no picture here has or had, whoever writes beside: the prefix and a counter.
 
         A picture that an earlier process left, pixel for pixel and with the same record, is taken up and not written
         twice: a job that was lost with a dying server comes again, and may have been finished before.
         """
-        earlier = self._made_before(image, prefix, record)
-        if earlier is not None:
-            _claimed.add(str(earlier))
-            return earlier
-        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
-        logged = [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
-        names = [*logged, *(path.name for path in self.folder.glob("*.png"))]
         counted = re.compile(re.escape(prefix) + r"_(\d+)\.png")
-        numbers = [int(match[1]) for match in map(counted.fullmatch, names) if match]
-        path = self.folder / f"{prefix}_{max(numbers, default=0) + 1:05d}.png"
-        self._write(image, path, record)
-        return path
+        with in_turn(self.folder, LOCK_NAME):
+            earlier = self._made_before(image, prefix, record)
+            if earlier is not None:
+                _claimed.add(str(earlier))
+                return earlier
+            logged = _highest(counted, self._names_logged())
+            number = max(logged, _highest(counted, (path.name for path in self.folder.glob("*.png"))))
+            for left in range(logged + 1, number + 1):  # by a kill between a picture and its line
+                self._log_picture(self.folder / f"{prefix}_{left:05d}.png")
+            while True:
+                number += 1
+                path = self.folder / f"{prefix}_{number:05d}.png"
+                with suppress(NameTaken):
+                    self._write(image, path, record, keep=True)
+                    return path
+
+    def finished(self, name: str, fingerprint: str) -> RenderRecord | None:
+        """The record of exactly this render (`RenderRecord.fingerprint`) where it was finished before; None where it is
+        still to be made. Raises RenderError as `refuse_swapped`."""
+        self.refuse_swapped(name, fingerprint)
+        path = self.folder / f"{name}.png"
+        told = _told(path)
+        if told is None or told.get("fingerprint") != fingerprint:
+            return None
+        with in_turn(self.folder, LOCK_NAME):
+            if path.name not in self._names_logged():
+                self._log_picture(path)
+            if self.signer is not None:
+                self.signer.sign_file(path)
+        known = {field.name for field in fields(RenderRecord)}
+        kept = {key: value for key, value in told.items() if key in known}
+        return RenderRecord(**kept | {"notes": tuple(told["notes"])})
+
+    def refuse_swapped(self, name: str, fingerprint: str, *unknown: str) -> None:
+        """Raises RenderError where a picture of this name was made with another model, identity or recogniser: results
+        of both side by side would pass for one run. Other settings are no swap: that render is made anew.
+
+        unknown: parts of the fingerprint that are not known yet.
+        """
+        path = self.folder / f"{name}.png"
+        before = (_told(path) or {}).get("fingerprint")
+        changed = before and swapped(*(without(text, "settings", *unknown) for text in (before, fingerprint)))
+        if changed:
+            raise RenderError(
+                f"{path} was made by another run: {changed} changed since. Put back what was there, delete that "
+                "picture to render it again, or give another folder."
+            )
+
+    def picture(self, name: str) -> np.ndarray:
+        """uint8 RGB (H, W, 3) of a picture here."""
+        with Image.open(self.folder / f"{name}.png") as image:
+            return np.asarray(image.convert("RGB"))
 
     def _made_before(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path | None:
         """The very same render under this prefix, by a process before this one. Of the pictures that are logged, only
@@ -147,31 +196,67 @@ class RenderLog:
     def _lines(self) -> Path:
         return self.folder / "renders.jsonl"
 
-    def _write(self, image: np.ndarray, path: Path, record: RenderRecord) -> None:
-        data = asdict(record)
+    def _write(self, image: np.ndarray, path: Path, record: RenderRecord, *, keep: bool = False) -> None:
+        data = json.loads(json.dumps(asdict(record)))
+        logged = None if keep else self._logged(path.name)
+        again = logged is not None and _lasting(logged) == _lasting(data)
         index.made(record.identity_id, "render", path)
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
-        write_png(image, path, data, composite=record.composite, text=self._text, signer=self.signer)
-        self._append(path.name, data)
+        write_png(
+            image, path, logged if again else data, composite=record.composite, text=self._text, signer=self.signer,
+            keep=keep,
+        )  # fmt: skip
+        if not again:
+            self._append(path.name, data)
         _claimed.add(str(path))
+
+    def _log_picture(self, path: Path) -> None:
+        if (told := _told(path)) is not None:
+            self._append(path.name, told)
 
     def _append(self, name: str, data: Mapping[str, Any]) -> None:
         try:
-            with open(self._lines, "a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"file": name} | dict(data)) + "\n")
+            append_lines(self._lines, [json.dumps({"file": name} | dict(data))])
         except OSError as error:
             raise OutputError(
                 f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
             ) from error
 
+    def _names_logged(self) -> list[str]:
+        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        return [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
+
+    def _logged(self, name: str) -> dict[str, Any] | None:
+        """The newest record of a file; half a line that a kill left is no record."""
+        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        start = json.dumps({"file": name})[:-1] + ","
+        for line in reversed([line for line in told.split("\n")[:-1] if line.startswith(start)]):
+            with suppress(ValueError):
+                return {key: value for key, value in json.loads(line).items() if key != "file"}
+        return None
+
+
+def _highest(counted: re.Pattern[str], names: Iterable[str]) -> int:
+    return max((int(match[1]) for match in map(counted.fullmatch, names) if match), default=0)
+
+
+def _told(path: Path) -> dict[str, Any] | None:
+    """The record in a picture; None where there is no picture, no whole one, or none of ours."""
+    try:
+        return read_record(path)
+    except PhotoError:
+        return None
+
+
+def _lasting(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is the same when a render is made again."""
+    return {key: value for key, value in record.items() if key not in _OF_A_RUN}
+
 
 def _same_render(path: Path, image: np.ndarray, record: RenderRecord) -> bool:
-    try:
-        found = read_record(path)
-    except PhotoError:
-        return False
-    wanted = json.loads(json.dumps(asdict(record)))
-    if any(found.get(name) != value for name, value in wanted.items() if name not in _OF_A_RUN):
+    found = _told(path)
+    wanted = _lasting(json.loads(json.dumps(asdict(record))))
+    if found is None or any(found.get(name) != value for name, value in wanted.items()):
         return False
     with Image.open(path) as picture:
         return np.array_equal(np.asarray(picture.convert("RGB")), image)

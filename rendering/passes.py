@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from ..engines.lora_file import LoraWeights
+from ..engines.memory import RanOut, attempt
 from ..engines.protocol import Engine, SampleRequest
+from ..errors import RenderError
 from ..safety.prompt import require_allowed
+from .log import Meters
+
+# Raised by hand whenever a change of this pack changes the picture of a seed, what a preview shows, which seeds are
+# pruned or how a face is blended: what an older version searched and rendered is then not gone on with.
+ALGORITHM = "identity-lock-rendering/1"
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,31 @@ def run_pass(
     """A uint8 RGB picture (height, width, 3). size: (width, height).
 
     start: the picture to begin from, of that size. face_mask: float32 (height, width), 1 on the face.
-    Raises PromptRefused for a prompt that the guard refuses.
+    Raises PromptRefused for a prompt that the guard refuses, RenderError where memory runs out.
     """
     require_allowed(spec.prompt)
+    rendered = attempt(lambda: _rendered(engine, spec, seed, size, lora, start, face_mask), engine.free_memory)
+    if isinstance(rendered, RanOut):
+        raise no_memory(size, rendered.said)
+    return rendered
+
+
+def no_memory(size: tuple[int, int], said: str) -> RenderError:
+    return RenderError(
+        f"Memory ran out over a single picture of {size[0]} x {size[1]} px ({said}); lower the width and the height, "
+        "or close what else uses the memory. What was finished is kept."
+    )
+
+
+def _rendered(
+    engine: Engine,
+    spec: PassSpec,
+    seed: int,
+    size: tuple[int, int],
+    lora: LoraWeights | None,
+    start: np.ndarray | None,
+    face_mask: np.ndarray | None,
+) -> np.ndarray:
     width, height = size
     init = mask = None
     if start is not None:
@@ -78,6 +107,21 @@ def models_used(engine: Engine, lora: LoraWeights | None, **others: Engine) -> d
     """Names and hashes for a RenderRecord, by role."""
     models = {role: {"name": e.card.name, "sha256": e.card.sha256} for role, e in {"base": engine, **others}.items()}
     return models if lora is None else models | {"lora": {"name": lora.name, "sha256": lora.sha256}}
+
+
+def made_with(engine: Engine, lora: LoraWeights | None, meters: Meters, style: Engine | None = None) -> dict[str, str]:
+    """The parts of a fingerprint (safety/fingerprint.py) that every render has: models, identity, recognisers."""
+    reader, reporting = meters.selection.reader, meters.reporting
+    return dict(
+        version=ALGORITHM,
+        person=meters.selection.reference.tobytes().hex(),
+        recogniser=reader.recogniser.sha256,
+        reporting="" if reporting is None else reporting.reader.recogniser.sha256,
+        detector=reader.detector.sha256,
+        base=engine.card.sha256 + engine.card.variant,
+        style="" if style is None else style.card.sha256 + style.card.variant,
+        lora="" if lora is None else lora.sha256,
+    )
 
 
 def soft_latent_mask(face_mask: np.ndarray, face_share: float, factor: int) -> Tensor:

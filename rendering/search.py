@@ -8,7 +8,6 @@ starts only once early and final drift of those agree in rank. Controls are also
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,17 +18,22 @@ from typing import Any
 import numpy as np
 
 from ..engines.lora_file import LoraWeights
+from ..engines.memory import by_rows
 from ..engines.protocol import Engine, SampleRequest, StepView
 from ..errors import OutputError, RenderError
 from ..identity.drift import LOCK_THRESHOLD
 from ..identity.identity import Identity
 from ..safety import index
+from ..safety.atomic import append_lines, make_folder
 from ..safety.c2pa_signing import Signer
+from ..safety.fingerprint import fingerprint, swapped
+from ..safety.lock import only_one
 from ..safety.prompt import require_allowed
 from .log import Meters, RenderLog, RenderRecord, outcome
-from .passes import PassSpec
+from .passes import PassSpec, made_with, no_memory
 
 JOURNAL_NAME = "seeds.jsonl"
+LOCK_NAME = ".search.lock"
 SEED_LIMIT = 2**64
 
 
@@ -168,13 +172,26 @@ def search_seeds(
     signer: Signer | None = None,
 ) -> SearchReport:
     """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
-    with the seeds that are missing. signer: signs each picture, those of an earlier run too. Raises PromptRefused,
-    RenderError (a journal of another search), OutputError."""
+    with the batches that are missing. signer: signs each picture, those of an earlier run too. Raises PromptRefused,
+    RenderError (a journal of another search, another process at work in the folder, no memory), OutputError."""
     require_allowed(spec.render.prompt)
     index.introduce(identity.person)
-    fingerprint = search_fingerprint(engine, lora, identity, spec, size)
-    journal = _Journal(folder, fingerprint, identity.id, signer)
-    search = _Search(engine, lora, identity, meters, spec, size, journal)
+    with only_one(make_folder(folder), LOCK_NAME, lambda holder: _busy(folder, holder)):
+        journal = _Journal(folder, search_fingerprint(engine, lora, meters, spec, size), identity.id, signer)
+        search = _Search(engine, lora, identity, meters, spec, size, journal)
+        return _searched(search, on_progress, should_stop)
+
+
+def _busy(folder: Path, holder: str) -> RenderError:
+    return RenderError(
+        f"Another search{holder} is at work in {folder}; wait for it or stop it, and start this one again then."
+    )
+
+
+def _searched(
+    search: _Search, on_progress: Callable[[SearchProgress], None] | None, should_stop: Callable[[], bool]
+) -> SearchReport:
+    spec, journal = search.spec, search.journal
 
     def tell(latest: Sequence[SeedResult]) -> None:
         if on_progress is not None and latest:
@@ -187,7 +204,7 @@ def search_seeds(
         if should_stop():
             raise SearchStopped(
                 f"The seed search stopped after {len(journal.results)} of {spec.count} seeds; they are kept in "
-                f"{folder}, and the same search started again goes on from there."
+                f"{journal.folder}, and the same search started again goes on from there."
             )
         search.run_batch(batch, full)
         tell([journal.results[seed] for seed in batch])
@@ -216,6 +233,8 @@ class _Search:
         self.positive = engine.encode_prompt(spec.render.prompt)
         self.negative = engine.encode_prompt(spec.render.negative)
         self.row_steps = journal.row_steps
+        self.at_once = spec.batch  # rows that memory has room for
+        self.notes: list[str] = []
         # the preview drifts that set each rung's cut: of every row that reached the rung, in the order met
         self.rungs_at = [max(1, round(r.at * spec.render.steps)) for r in spec.rungs]
 
@@ -274,12 +293,33 @@ class _Search:
         return all(p is None or p <= self.cut(i) for i, p in enumerate(result.previews[:rung]))
 
     def run_batch(self, seeds: list[int], full: bool) -> None:
+        """Renders a batch, in smaller parts where memory runs out, and journals it as a whole. After a kill the search
+        goes on from the end of a batch: its batches, cuts and pictures are those of a search that was left alone."""
+        cuts = [math.inf if full else self.cut(i) for i in range(len(self.spec.rungs))]
+        try:
+            parts, at_once = by_rows(
+                seeds, self.at_once, lambda part: self._render(part, cuts), self.engine.free_memory
+            )
+        except MemoryError as error:
+            raise no_memory(self.size, str(error)) from error
+        if at_once < min(self.at_once, len(seeds)):
+            self.notes.append(
+                f"Memory ran out over a batch; from seed {seeds[0]} on, {at_once} at a time were rendered, each as it "
+                "would be alone."
+            )
+            self.at_once = at_once
+        self.row_steps += sum(part.row_steps for part in parts)
+        rows = [row for part in parts for row in part.rows]
+        self.journal.add([self._finish(*row, full) for row in rows], self.row_steps)
+
+    def _render(self, seeds: Sequence[int], cuts: Sequence[float]) -> _Rendered:
         previews: dict[int, list[float | None]] = {row: [] for row in range(len(seeds))}
         dropped: dict[int, int] = {}
-        cuts = [math.inf if full else self.cut(i) for i in range(len(self.spec.rungs))]
+        row_steps = 0
 
         def look(view: StepView) -> list[int] | None:
-            self.row_steps += len(view.rows)
+            nonlocal row_steps
+            row_steps += len(view.rows)
             if view.step not in self.rungs_at or view.step == view.total:
                 return None
             rung = self.rungs_at.index(view.step)
@@ -312,35 +352,35 @@ class _Search:
             look,
         )
         images = dict(zip(result.rows, self.engine.decode_latents(result.latents), strict=True))
-        for row, seed in enumerate(seeds):
-            self._finish(seed, tuple(previews[row]), images.get(row), dropped.get(row), full)
+        return _Rendered(
+            [(seed, tuple(previews[row]), images.get(row), dropped.get(row)) for row, seed in enumerate(seeds)],
+            row_steps,
+        )
 
     def _finish(
         self, seed: int, previews: tuple[float | None, ...], image: np.ndarray | None, rung: int | None, full: bool
-    ) -> None:
+    ) -> SeedResult:
         if image is None:
-            result = SeedResult(seed, None, False, None, previews, rung, full, None)
-        else:
-            drift, report = self.meters.selection.measure_one(image), self.meters.report(image)
-            record = RenderRecord(
-                kind="seed_search",
-                seed=seed,
-                passes={"anchor": self.spec.render.describe()},
-                models={"base": {"name": self.engine.card.name, "sha256": self.engine.card.sha256}}
-                | ({} if self.lora is None else {"lora": {"name": self.lora.name, "sha256": self.lora.sha256}}),
-                identity=self.identity.name,
-                identity_id=self.identity.id,
-                consent=self.identity.consent,
-                **outcome(drift, report, self.spec.threshold),
-            )
-            path = self.journal.log.write(image, f"seed_{seed}", record)
-            value = None if report is None else report.value
-            result = SeedResult(seed, drift.value, drift.detected, value, previews, None, full, path.name)
-        self.journal.add(result, self.row_steps)
+            return SeedResult(seed, None, False, None, previews, rung, full, None)
+        drift, report = self.meters.selection.measure_one(image), self.meters.report(image)
+        record = RenderRecord(
+            kind="seed_search",
+            seed=seed,
+            passes={"anchor": self.spec.render.describe()},
+            models={"base": {"name": self.engine.card.name, "sha256": self.engine.card.sha256}}
+            | ({} if self.lora is None else {"lora": {"name": self.lora.name, "sha256": self.lora.sha256}}),
+            identity=self.identity.name,
+            identity_id=self.identity.id,
+            consent=self.identity.consent,
+            **outcome(drift, report, self.spec.threshold),
+        )
+        path = self.journal.log.write(image, f"seed_{seed}", record)
+        value = None if report is None else report.value
+        return SeedResult(seed, drift.value, drift.detected, value, previews, None, full, path.name)
 
     def report(self) -> SearchReport:
         results = tuple(self.results)
-        notes = []
+        notes = list(self.notes)
         rhos = self.correlations()
         if self.spec.rungs and not self.trusted():
             notes.append(
@@ -351,8 +391,20 @@ class _Search:
         return SearchReport(results, rhos, cost, str(self.journal.folder), tuple(notes))
 
 
+@dataclass(frozen=True)
+class _Rendered:
+    """rows: seed, previews, the picture or None, the rung that dropped it or None; as _Search._finish takes them."""
+
+    rows: list[tuple[int, tuple[float | None, ...], np.ndarray | None, int | None]]
+    row_steps: int
+
+
 class _Journal:
-    """One JSON line a seed, appended as each result comes; the first line says which search it belongs to."""
+    """One JSON line a seed, appended batch by batch; the first line says which search it belongs to.
+
+    to_come: how many lines of its batch follow. A batch that is not there to its end counts as not rendered, and so
+    does a seed whose picture is gone.
+    """
 
     def __init__(self, folder: Path, fingerprint: str, person: str, signer: Signer | None = None) -> None:
         self.folder, self.path = folder, folder / JOURNAL_NAME
@@ -363,41 +415,45 @@ class _Journal:
         self.row_steps = 0
         lines = self._read()
         if not lines:
-            self._append({"search": fingerprint}, fresh=True)
-        elif lines[0].get("search") != fingerprint:
+            self._append([{"search": fingerprint}])
+        elif changed := swapped(str(lines[0].get("search")), fingerprint):
             raise RenderError(
-                f"{self.path} belongs to a search with other settings, another model, LoRA or identity; "
+                f"{self.path} belongs to a search of another kind: {changed} changed since. Put back what was there, "
                 "give another folder, or delete this one to start afresh."
             )
         for line in lines[1:]:
             self.row_steps = line.pop("row_steps")
-            line["previews"] = tuple(line["previews"])
-            self.results[line["seed"]] = SeedResult(**line)
+            line.pop("to_come")
+            result = SeedResult(**line | {"previews": tuple(line["previews"])})
+            if result.file is None or (folder / result.file).is_file():
+                self.results[result.seed] = result
         if signer is not None:
             for name in filter(None, (result.file for result in self.results.values())):
-                if (folder / name).is_file():
-                    signer.sign_file(folder / name)
+                signer.sign_file(folder / name)
 
     def _read(self) -> list[dict[str, Any]]:
-        """A last line that a kill cut short is dropped; its seed is rendered again."""
+        """What a kill cut short at the end is dropped, back to the last whole batch; it is rendered again."""
         if not self.path.is_file():
             return []
         whole = self.path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        lines = [json.loads(line) for line in whole.decode().splitlines()]
-        if whole and self.path.stat().st_size != len(whole):
+        lines = [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].decode().splitlines()]
+        while lines and lines[-1].get("to_come", 0):
+            lines.pop()
+        kept = b"".join(whole.splitlines(keepends=True)[: len(lines)])
+        if len(kept) != len(whole):
             with open(self.path, "rb+") as file:
-                file.truncate(len(whole))
+                file.truncate(len(kept))
         return lines
 
-    def add(self, result: SeedResult, row_steps: int) -> None:
-        self.results[result.seed] = result
-        self._append(asdict(result) | {"row_steps": row_steps})
+    def add(self, results: Sequence[SeedResult], row_steps: int) -> None:
+        """row_steps: of the whole search, up to the end of this batch."""
+        last = len(results) - 1
+        self._append([asdict(r) | {"row_steps": row_steps, "to_come": last - i} for i, r in enumerate(results)])
+        self.results |= {result.seed: result for result in results}
 
-    def _append(self, line: dict[str, Any], *, fresh: bool = False) -> None:
+    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
         try:
-            with open(self.path, "w" if fresh else "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_lines(self.path, [json.dumps(line) for line in lines])
         except OSError as error:
             raise OutputError(
                 f"The journal {self.path} cannot be written ({error.strerror}); free some space."
@@ -405,11 +461,9 @@ class _Journal:
 
 
 def search_fingerprint(
-    engine: Engine, lora: LoraWeights | None, identity: Identity, spec: SearchSpec, size: tuple[int, int]
+    engine: Engine, lora: LoraWeights | None, meters: Meters, spec: SearchSpec, size: tuple[int, int]
 ) -> str:
     """Of what a seed's picture and drift depend on; the number of seeds may grow from one run to the next."""
     kept = {k: v for k, v in asdict(spec).items() if k not in ("count", "batch", "stop_after_locked", "control")}
-    parts = [json.dumps(kept, sort_keys=True), engine.card.sha256, lora.sha256 if lora else "", str(size)]
-    parts += filter(None, [engine.card.variant])
-    parts += [identity.embeddings[identity.selection].vector.tobytes().hex()]
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
+    settings = json.dumps(kept, sort_keys=True)
+    return fingerprint(**made_with(engine, lora, meters), settings=settings, size=f"{size[0]} x {size[1]}")

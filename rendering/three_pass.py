@@ -77,8 +77,9 @@ def render_three_pass(
     size: tuple[int, int],
     *,
     anchor: np.ndarray | None = None,
+    styled: np.ndarray | None = None,
 ) -> ThreePassResult:
-    """The locked seed is the seed of every pass. anchor: a first pass that was rendered before, to spare its time.
+    """The locked seed is the seed of every pass. anchor, styled: passes that were rendered before, to spare their time.
 
     A render that misses the lock is returned with its drift and `locked` false, never hidden. Raises PromptRefused
     before the first pass, and RenderError for an anchor of another size.
@@ -96,7 +97,8 @@ def render_three_pass(
     anchor_drift = meters.selection.measure_one(anchor)
     clock.lap("anchor")
     face_mask = None if anchor_drift.face is None else soft_face_mask(anchor_drift.face, anchor.shape[:2])
-    styled = run_pass(engine, spec.style, seed, size, lora, start=anchor, face_mask=face_mask)
+    if styled is None:
+        styled = run_pass(engine, spec.style, seed, size, lora, start=anchor, face_mask=face_mask)
     clock.lap("style")
 
     def heal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

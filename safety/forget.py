@@ -192,7 +192,8 @@ def described(path: Path) -> dict[str, Any]:
         photos = _json(metadata["identity"]).get("photos")
         prints = [photo.get("fingerprint") for photo in photos if isinstance(photo, dict)] if photos else []
         return {"kind": "identity", "id": person_id([str(one) for one in prints])} if prints else {}
-    kind = {"identity-lock-lora/1": "lora", "identity-lock-training/1": "checkpoint"}.get(str(metadata.get("format")))
+    format_, _, _ = str(metadata.get("format")).partition("/")  # of any version
+    kind = {"identity-lock-lora": "lora", "identity-lock-training": "checkpoint"}.get(format_)
     return {"kind": kind, "id": metadata.get(ID_FIELD, "")} if kind else {}
 
 

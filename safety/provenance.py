@@ -85,9 +85,11 @@ def write_png(
     composite: bool,
     text: Mapping[str, str] | None = None,
     signer: Signer | None = None,
+    keep: bool = False,
 ) -> None:
     """Write uint8 RGB (H, W, 3) with its provenance to `path`; whole or not at all. text: more chunks, by keyword.
-    signer: signs it first, so that nothing unsigned is ever found under that name.
+    signer: signs it first, so that nothing unsigned is ever found under that name. keep: raise NameTaken rather than
+    write over a file.
 
     A missing folder is made; a full disk or a kill leaves the old file or none. Raises OutputError where the folder
     cannot be written, the disk is full, or the picture cannot be signed.
@@ -96,7 +98,7 @@ def write_png(
     png = encode_png(pixels, {**(text or {}), **png_text(record, composite=composite)})
     if signer is not None:
         png = signer.sign(png, path.name, COMPOSITE if composite else GENERATED)
-    with replacing(path) as temporary:
+    with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(png)
 
 

@@ -18,8 +18,9 @@ COMFY = (
     "comfy", "comfy_api", "comfy_extras", "comfy_execution", "folder_paths", "latent_preview", "nodes", "server",
     "execution",
 )  # fmt: skip
-# Of the engines, whoever works with one sees the protocol, the LoRA file and the noising rule, never an implementation.
-ENGINE_PAGES = {"engines.protocol", "engines.lora_file", "engines.noising"}
+# Of the engines, whoever works with one sees the protocol, the LoRA file, the noising rule and what memory that ran out
+# looks like, never an implementation.
+ENGINE_PAGES = {"engines.protocol", "engines.lora_file", "engines.noising", "engines.memory"}
 KNOW_COMFYUI = {("engines", f"{name}.py") for name in ("comfy", "comfy_demo", "comfy_sampling", "comfy_training")}
 LEFT_OUT = {".git", ".venv", "build", "out", "node_modules", "__pycache__"}
 

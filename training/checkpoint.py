@@ -17,8 +17,11 @@ from torch import Tensor
 from ..engines.lora_file import safetensors_bytes
 from ..errors import TrainingError
 from ..safety.atomic import replacing
+from ..safety.fingerprint import swapped
 
-FORMAT = "identity-lock-training/1"
+# Raised by hand whenever a change of this pack would let the same training end in other weights: a checkpoint of the
+# version before is then refused, and never gone on from half by the old rules and half by the new.
+FORMAT = "identity-lock-training/2"
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,10 @@ def load_checkpoint(path: Path, fingerprint: str) -> Checkpoint:
         raise TrainingError(f"The training checkpoint {path} cannot be read ({error}); {remedy}") from error
     if metadata.get("format") != FORMAT:
         raise TrainingError(f"{path} is not a training checkpoint of this version; {remedy}")
-    if metadata["fingerprint"] != fingerprint:
+    if changed := swapped(metadata["fingerprint"], fingerprint):
         raise TrainingError(
-            f"The training checkpoint {path} belongs to other photos, another model or another plan; {remedy}"
+            f"The training checkpoint {path} belongs to another training: {changed} changed since it was written. "
+            f"Put back what was there, {remedy}"
         )
     state: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in json.loads(metadata["optimizer_numbers"]).items()}
     parts: dict[str, dict[str, Tensor]] = {"adapter": {}, "best": {}}

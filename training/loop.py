@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -18,11 +17,15 @@ import torch
 from torch import Tensor
 
 from ..engines.lora_file import LoraWeights
+from ..engines.memory import RanOut, attempt, out_of_memory, what_it_said
 from ..engines.protocol import Conditioning, Engine, TrainableDenoiser
 from ..errors import OutputError, TrainingError
 from ..identity.drift import DriftMeter
 from ..safety import index
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
+from ..safety.atomic import make_folder
+from ..safety.fingerprint import fingerprint
+from ..safety.lock import only_one
+from .checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, step_generator
 from .lora import Adapter, adapted
 from .losses import huber_delta, loss_map, masked_mean
 from .optimizers import make_optimizer, warmup_factor
@@ -33,6 +36,7 @@ from .report import PhaseReport, Progress, TrainingReport
 from .training_set import TrainingSet
 
 CHECKPOINT_NAME = "training.safetensors"
+LOCK_NAME = ".training.lock"
 
 
 class TrainingStopped(TrainingError):
@@ -48,6 +52,23 @@ class _Position:
     phase_step: int = 0
     delta: float | None = None  # Huber's, measured when its phase began
     unseen: bool = False  # the step is done, its probes are not
+    at_once: int = 0  # pictures of a batch computed at a time, once memory ran out over all of them; 0 is all
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures, noise and captions of one batch, drawn before anything is computed: the draws stay the same however
+    large the parts are that it is computed in. rows, t: (N,); eps (N, C, h, w)."""
+
+    rows: Tensor
+    t: Tensor
+    eps: Tensor
+    conditioning: tuple[Conditioning, ...]
+
+    def parts(self, size: int) -> Iterator[_Batch]:
+        for start in range(0, len(self.rows), size):
+            part = slice(start, start + size)
+            yield _Batch(self.rows[part], self.t[part], self.eps[part], self.conditioning[part])
 
 
 def train(
@@ -70,18 +91,31 @@ def train(
     shows; their id and consent travel with the LoRA, and its files are filed under them. size: side in pixels of
     the identity probe's renders. folder: keeps the checkpoint; a run that was killed or stopped goes on from it to the
     bit-identical LoRA.
-    Raises TrainingError (NaN in the loss, a checkpoint of another run) and TrainingStopped.
+    Raises TrainingError (NaN in the loss, no memory, a checkpoint of another run, another process at work in the
+    folder), OutputError and TrainingStopped.
     """
     size = size or engine.card.native_size
     probe = IdentityProbe(engine, meter, plan.identity_probe, size, reporting)
-    run = _Run(engine, data, meter, plan, folder, size, probe, person, on_progress, should_stop)
-    with engine.trainable() as denoiser:
+    trained_as = training_fingerprint(engine, data, meter, plan, size, reporting)
+    run = _Run(engine, data, meter, plan, folder, trained_as, probe, person, on_progress, should_stop)
+    with only_one(make_folder(folder), LOCK_NAME, lambda holder: _busy(folder, holder)), engine.trainable() as denoiser:
         first = plan.phases[0]
         options: dict[str, Any] = dict(rank=plan.rank, alpha=first.alpha, targets=plan.targets, seed=plan.seed)
         if plan.gradient_checkpointing:
             denoiser.checkpoint_gradients()
         with adapted(denoiser, **options) as adapter:
-            return run.train(denoiser, adapter, name)
+            try:
+                return run.train(denoiser, adapter, name)
+            except Exception as error:
+                if out_of_memory(error):
+                    raise run.no_memory(what_it_said(error)) from error
+                raise
+
+
+def _busy(folder: Path, holder: str) -> TrainingError:
+    return TrainingError(
+        f"Another trainer{holder} is at work in {folder}; wait for it or stop it, and start this run again then."
+    )
 
 
 class _Run:
@@ -92,7 +126,7 @@ class _Run:
         meter: DriftMeter,
         plan: TrainingPlan,
         folder: Path,
-        size: int,
+        trained_as: str,
         identity_probe: IdentityProbe,
         person: index.Person | None,
         on_progress: Callable[[Progress], None] | None,
@@ -101,7 +135,7 @@ class _Run:
         self.engine, self.data, self.plan, self.path = engine, data, plan, folder / CHECKPOINT_NAME
         self.on_progress, self.should_stop = on_progress, should_stop
         self.identity_probe, self.meter, self.person = identity_probe, meter, person
-        self.fingerprint = training_fingerprint(engine, data, meter, plan, size)
+        self.fingerprint = trained_as
         self.position = _Position()
         self.report = TrainingReport.empty(plan.name, plan.max_steps)
         self.best: dict[str, Tensor] = {}
@@ -110,7 +144,9 @@ class _Run:
 
     def train(self, denoiser: TrainableDenoiser, adapter: Adapter, name: str) -> tuple[LoraWeights, TrainingReport]:
         self.denoiser, self.adapter = denoiser, adapter
-        self.probe = DenoisingProbe(denoiser, self.data, self.plan.probe, self.plan.seed)
+        self.probe = DenoisingProbe(
+            denoiser, self.data, self.plan.probe, self.plan.seed, self.engine.free_memory
+        )
         self.detector = self._new_detector(self.plan.phases[0])
         resumed = self._resume()
         if not resumed:
@@ -200,46 +236,85 @@ class _Run:
 
     def _step(self, phase: PhaseSpec) -> float:
         """One optimizer step over `accumulation` batches. Every draw depends on (seed, step) alone."""
-        generator = step_generator(self.plan.seed, self.position.step)
         for group in self.optimizer.param_groups:
             group["lr"] = phase.lr * warmup_factor(self.position.phase_step, phase.warmup_steps)
-        total = 0.0
-        for _ in range(self.plan.accumulation):
-            loss = self._batch_loss(phase, generator) / self.plan.accumulation
-            total += float(loss.detach())
-            if math.isfinite(total):
-                loss.backward()
+        total = attempt(lambda: self._gradient(phase), self.engine.free_memory)
+        while isinstance(total, RanOut):
+            self.optimizer.zero_grad(set_to_none=True)
+            self._take_smaller_parts(total)
+            total = attempt(lambda: self._gradient(phase), self.engine.free_memory)
         if not math.isfinite(total):
             raise self._diverged(f"The loss became {total}", self.position.step + 1)
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.plan.clip_norm)
         if not math.isfinite(float(norm)):  # half precision overflows here first; the step would ruin the weights
             raise self._diverged(f"The gradient became {float(norm)}", self.position.step + 1)
-        self.optimizer.step()
+        applied = attempt(self.optimizer.step, self.engine.free_memory)
+        if isinstance(applied, RanOut):
+            raise self.no_memory(applied.said)  # it may be applied in part: not to be saved
         self.optimizer.zero_grad(set_to_none=True)
         return total
 
-    def _diverged(self, what: str, step: int) -> TrainingError:
-        phase = self.plan.phases[self.position.phase].name
-        kept = f"the last good state is in {self.path}" if self.path.is_file() else "no checkpoint was written yet"
-        return TrainingError(
-            f"{what} at step {step} ({phase}); {kept}. Lower the learning rate of that phase, or train in float32."
+    def _gradient(self, phase: PhaseSpec) -> float:
+        """Leaves the step's gradient in the parameters and returns its loss. A batch that is computed in parts has the
+        same: the loss is a mean over pictures, and each part counts by how many it has."""
+        generator = step_generator(self.plan.seed, self.position.step)
+        total = 0.0
+        for _ in range(self.plan.accumulation):
+            batch = self._draw(generator)
+            for part in batch.parts(self.position.at_once or self.plan.batch):
+                share = len(part.rows) / len(batch.rows) / self.plan.accumulation
+                loss = self._batch_loss(phase, part) * share
+                total += float(loss.detach())
+                if math.isfinite(total):
+                    loss.backward()
+        return total
+
+    def _take_smaller_parts(self, ran_out: RanOut) -> None:
+        tried = self.position.at_once or self.plan.batch
+        if tried == 1:
+            raise MemoryError(ran_out.said)
+        self.position.at_once = tried // 2
+        self.report.notes.append(
+            f"Memory ran out over {tried} pictures at step {self.position.step + 1}; from there on "
+            f"{self.position.at_once} at a time were computed, which gives the same gradient."
         )
 
-    def _batch_loss(self, phase: PhaseSpec, generator: torch.Generator) -> Tensor:
-        batch, rule, device = self.plan.batch, self.denoiser.rule, self.denoiser.device
+    def no_memory(self, said: str) -> TrainingError:
+        return TrainingError(
+            f"Memory ran out after step {self.position.step} of the training, with nothing left to make smaller "
+            f"({said}); {self._kept()}. Free some memory or turn gradient checkpointing on, and the same run goes on "
+            "from there; or train at a lower resolution or rank."
+        )
+
+    def _diverged(self, what: str, step: int) -> TrainingError:
+        phase = self.plan.phases[self.position.phase].name
+        return TrainingError(
+            f"{what} at step {step} ({phase}); {self._kept()}. Lower the learning rate of that phase, or train in "
+            "float32."
+        )
+
+    def _kept(self) -> str:
+        return f"the last good state is in {self.path}" if self.path.is_file() else "no checkpoint was written yet"
+
+    def _draw(self, generator: torch.Generator) -> _Batch:
+        batch, steps = self.plan.batch, self.denoiser.rule.steps
         rows = torch.randint(len(self.data.latents), (batch,), generator=generator)
         u = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch  # stratified: less variance
-        t = (u * rule.steps).long().clamp(max=rule.steps - 1)
-        eps = torch.randn((batch, *self.data.latents.shape[1:]), generator=generator).to(device)
+        t = (u * steps).long().clamp(max=steps - 1)
+        eps = torch.randn((batch, *self.data.latents.shape[1:]), generator=generator)
         dropped = torch.rand(batch, generator=generator) < self.plan.caption_dropout
-        conditioning: list[Conditioning] = [
+        conditioning = [
             self.data.empty if drop else self.data.conditioning[row] for row, drop in zip(rows, dropped, strict=True)
         ]
-        z = self.data.latents[rows].to(device)
-        output = self.denoiser.predict(rule.add_noise(z, eps, t), t, conditioning)
+        return _Batch(rows, t, eps, tuple(conditioning))
+
+    def _batch_loss(self, phase: PhaseSpec, batch: _Batch) -> Tensor:
+        rule, device = self.denoiser.rule, self.denoiser.device
+        z, eps, t = self.data.latents[batch.rows].to(device), batch.eps.to(device), batch.t
+        output = self.denoiser.predict(rule.add_noise(z, eps, t), t, batch.conditioning)
         losses = loss_map(phase.loss, output, rule.target(z, eps, t), delta=self.position.delta)
         weight = rule.loss_weight(t).to(device).view(-1, 1, 1, 1)
-        return masked_mean(losses * weight, self.data.masks[rows].to(device))
+        return masked_mean(losses * weight, self.data.masks[batch.rows].to(device))
 
     # -- looking in --------------------------------------------------------------------------------------------------
 
@@ -345,10 +420,26 @@ class _Run:
         return lora
 
 
-def training_fingerprint(engine: Engine, data: TrainingSet, meter: DriftMeter, plan: TrainingPlan, size: int) -> str:
-    """Of everything that decides the weights: a checkpoint is gone on from only where it is the same."""
-    parts = [plan.fingerprint(), data.fingerprint(), engine.card.sha256[:16], _fingerprint(meter), str(size)]
-    return "-".join(filter(None, [*parts, engine.card.variant]))
+def training_fingerprint(
+    engine: Engine,
+    data: TrainingSet,
+    meter: DriftMeter,
+    plan: TrainingPlan,
+    size: int,
+    reporting: DriftMeter | None = None,
+) -> str:
+    """Of everything that decides the weights and the curves: a checkpoint is gone on from only where it is the same."""
+    return fingerprint(
+        version=FORMAT,
+        photos=data.fingerprint(),
+        person=meter.reference.tobytes().hex(),
+        recogniser=meter.reader.recogniser.sha256,
+        reporting="" if reporting is None else reporting.reader.recogniser.sha256,
+        detector=meter.reader.detector.sha256,
+        base=engine.card.sha256 + engine.card.variant,
+        settings=plan.fingerprint(),
+        size=str(size),
+    )
 
 
 def _versions(*packages: str) -> dict[str, str]:
@@ -358,12 +449,6 @@ def _versions(*packages: str) -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def _fingerprint(meter: DriftMeter) -> str:
-    """Of the recogniser and of whom it compares with: both decide which weights are kept."""
-    digest = hashlib.sha256(meter.reader.recogniser.sha256.encode() + meter.reference.tobytes())
-    return f"{meter.recogniser}-{digest.hexdigest()[:16]}"
 
 
 def _distance(before: dict[str, Tensor], alpha: float, adapter: Adapter, rank: int) -> float:

@@ -79,8 +79,10 @@ class TrainingPlan:
         return sum(phase.max_steps for phase in self.phases)
 
     def fingerprint(self) -> str:
-        """Changes whenever anything that shapes the weights changes; a resume must match it."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """Changes whenever anything that shapes the weights changes; a resume must match it. Gradient checkpointing
+        does not: whoever runs out of memory may turn it on and go on."""
+        shaping = {key: value for key, value in asdict(self).items() if key != "gradient_checkpointing"}
+        return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode()).hexdigest()[:16]
 
 
 PAPER_PHASES = (

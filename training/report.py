@@ -79,6 +79,7 @@ class TrainingReport:
     best_drift: float = 1.0
     seconds_probing: float = 0.0
     resumed_at: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     lora_sha256: str = ""
 
     @classmethod
@@ -112,7 +113,7 @@ class TrainingReport:
         )
         if self.identity and not any(check.detected for check in self.identity):
             lines.append("No probe render showed a face, so the probe could not choose: these are the last weights.")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def write_json(self, path: Path) -> None:
         with replacing(path) as temporary:

@@ -103,7 +103,7 @@ def train_on(
     plan = _fit(plan, engine)
     images = training_images(pictures, captions, size, jitter)
     data = build_training_set(engine, images, background_weight=plan.background_weight)
-    folder = folder_for(training_fingerprint(engine, data, meter, plan, size))
+    folder = folder_for(training_fingerprint(engine, data, meter, plan, size, reporting))
     index.introduce(person)
     index.made(person.id, index.FOLDER, folder)
     index.made(person.id, "checkpoint", folder / CHECKPOINT_NAME)

@@ -8,8 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from identity_lock.errors import TrainingError
-from identity_lock.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, step_generator
+from identity_lock.safety.fingerprint import fingerprint
+from identity_lock.training.checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, step_generator
 from identity_lock.training.optimizers import OPTIMIZER_NAMES, make_optimizer
+
+RUN = fingerprint(base="a", settings="plan")
 
 
 def stepped(name, seed=0):
@@ -33,14 +36,14 @@ def checkpoint(name="adamw"):
     adapter = {"layer.down": torch.randn(4, 3), "layer.up": torch.zeros(3, 4)}
     best = {"layer.down": torch.randn(4, 3), "layer.up": torch.ones(3, 4), "alpha": torch.tensor(8.0)}
     progress = {"position": {"step": 7, "delta": 0.1234567890123456}, "report": {"losses": [[1, 0.1 + 0.2]]}}
-    return Checkpoint("plan-photos", adapter, best, optimizer.state_dict(), progress), optimizer, params
+    return Checkpoint(RUN, adapter, best, optimizer.state_dict(), progress), optimizer, params
 
 
 @pytest.mark.parametrize("name", OPTIMIZER_NAMES)
 def test_it_comes_back_bit_for_bit_and_the_optimizer_goes_on_as_if_nothing_had_happened(name, tmp_path):
     saved, optimizer, params = checkpoint(name)
     save_checkpoint(saved, tmp_path / "t.safetensors")
-    back = load_checkpoint(tmp_path / "t.safetensors", "plan-photos")
+    back = load_checkpoint(tmp_path / "t.safetensors", RUN)
     for part in ("adapter", "best"):
         mine, theirs = getattr(saved, part), getattr(back, part)
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
@@ -63,16 +66,16 @@ def test_an_optimizer_that_has_not_stepped_yet_can_be_saved(tmp_path):
 def test_of_another_run_or_damaged_it_is_refused_with_the_way_out(tmp_path):
     path = tmp_path / "training.safetensors"
     save_checkpoint(checkpoint()[0], path)
-    with pytest.raises(TrainingError, match="belongs to other photos, another model or another plan; delete it to"):
-        load_checkpoint(path, "plan-other photos")
+    with pytest.raises(TrainingError, match="another training: the base model changed .*delete it to start afresh"):
+        load_checkpoint(path, fingerprint(base="b", settings="plan"))
     whole = path.read_bytes()
     for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(TrainingError, match="training.safetensors cannot be read .*delete it to start afresh"):
-            load_checkpoint(path, "plan-photos")
+            load_checkpoint(path, RUN)
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(TrainingError, match="not a training checkpoint of this version"):
-        load_checkpoint(path, "plan-photos")
+        load_checkpoint(path, RUN)
 
 
 def test_writing_again_replaces_it_and_leaves_nothing_else(tmp_path):
@@ -89,7 +92,7 @@ def test_no_pickle_is_in_it(tmp_path):
     content = (tmp_path / "t.safetensors").read_bytes()
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
-    assert header["__metadata__"]["format"] == "identity-lock-training/1"
+    assert header["__metadata__"]["format"] == FORMAT
     assert any(key.startswith("optimizer/0/exp_avg") for key in header)
 
 

@@ -1,28 +1,29 @@
 """kill -9 at any moment: run again, training ends in the same file, byte for byte.
 
-A nursery process imports everything once and forks a child for each run, so that a killed child is a real process
-killed by a real SIGKILL and yet takes a second. Run as a script, this file is that nursery.
+A nursery (tests/fixtures/nursery.py) forks a child for each run: a real process, killed by a real SIGKILL, in a second.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from identity_lock.tests.fixtures.nursery import Nursery
+
 PLAN = dict(checkpoint_every=2)
 LORA = "lora.safetensors"
+MODULE = "identity_lock.tests.training.test_kill"
 
 
-# ---- the nursery ---------------------------------------------------------------------------------------------------
+# ---- in the child --------------------------------------------------------------------------------------------------
 
 
-def run_child(folder: Path, moment: str, count: int) -> None:
+def train_to_the_end(folder: str, moment: str = "", count: int = 0) -> None:
     """Trains to the end and writes the LoRA; dies of SIGKILL at the `count`-th `moment` of writing a checkpoint."""
     from identity_lock.engines.lora_file import write_lora
     from identity_lock.identity import build_identity, read_photo
@@ -36,8 +37,8 @@ def run_child(folder: Path, moment: str, count: int) -> None:
     def tell(progress) -> None:
         print(f"step {progress.step}", flush=True)
 
-    lora, report = train(engine, tiny_data(engine), meter, tiny_plan(**PLAN), folder, on_progress=tell)
-    write_lora(lora, folder / LORA)
+    lora, report = train(engine, tiny_data(engine), meter, tiny_plan(**PLAN), Path(folder), on_progress=tell)
+    write_lora(lora, Path(folder) / LORA)
     print(f"done {lora.sha256} resumed {report.resumed_at}", flush=True)
 
 
@@ -79,82 +80,38 @@ def die_at(moment: str, count: int) -> None:
         os.replace = renaming  # type: ignore[assignment]
 
 
-def nursery() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    import peft
-    from diffusers import DDIMScheduler, UNet2DConditionModel
-
-    import identity_lock.tests.fixtures.tiny_engine  # noqa: F401  (everything heavy, once)
-    import identity_lock.training.loop
-
-    assert peft and DDIMScheduler and UNet2DConditionModel and identity_lock
-    print("ready", flush=True)
-    for line in sys.stdin:
-        folder, moment, count = line.rstrip("\n").split("\t")
-        child = os.fork()
-        if not child:
-            try:
-                run_child(Path(folder), moment, int(count))
-            finally:
-                os._exit(0)
-        print(f"child {child}", flush=True)
-        _, status = os.waitpid(child, 0)
-        ended = f"killed {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else "ended"
-        print(ended, flush=True)
-
-
-if __name__ == "__main__":
-    nursery()
-    sys.exit()
-
-
 # ---- the tests -----------------------------------------------------------------------------------------------------
 
 
-class Nursery:
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert self.line() == "ready"
+@dataclass
+class Runs:
+    """One training run after another, in children of a nursery."""
 
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the nursery died"
-        return line.strip()
+    nursery: Nursery
+    said: Path
 
     def run(
         self, folder: Path, *, moment: str = "", count: int = 0, kill_at: str = "", after: float = 0.0
     ) -> list[str]:
-        """One training run; all that it said, its way of ending last. kill_at: a line of its output at which it is
-        killed by hand, `after` seconds later."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\t{moment}\t{count}\n")
-        self.process.stdin.flush()
-        said: list[str] = []
-        child = 0
-        while not said or not said[-1].startswith(("killed", "ended")):
-            line = self.line()
-            if line.startswith("child"):
-                child = int(line.split()[1])
-                continue
-            said.append(line)
-            if kill_at and line == kill_at:
-                time.sleep(after)
-                os.kill(child, signal.SIGKILL)
-        return said
+        """All that it said, its way of ending last. kill_at: a line of its output at which it is killed by hand,
+        `after` seconds later."""
+        job = f"{MODULE}:train_to_the_end"
+        child = self.nursery.start(job, self.said, folder=str(folder), moment=moment, count=count)
+        if kill_at:
+            child.wait_for(kill_at)
+            time.sleep(after)
+            child.kill()
+        ending = child.wait()
+        return [*child.lines(), ending]
 
 
 @pytest.fixture(scope="module")
-def nest():
-    made = Nursery()
-    yield made
-    made.process.stdin.close()
-    made.process.wait(timeout=30)
+def nest(tmp_path_factory):
+    if not hasattr(os, "fork"):
+        pytest.skip("this system cannot fork, which the nursery lives on")
+    nursery = Nursery(("identity_lock.tests.fixtures.tiny_engine", "identity_lock.training.loop", "peft", "diffusers"))
+    yield Runs(nursery, tmp_path_factory.mktemp("nursery") / "said.txt")
+    nursery.close()
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +119,7 @@ def undisturbed(nest, tmp_path_factory) -> bytes:
     """The file of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     said = nest.run(folder)
-    assert said[-1] == "ended" and said[-2].startswith("done") and said[-2].endswith("resumed []")
+    assert said[-1] == "ended 0" and said[-2].startswith("done") and said[-2].endswith("resumed []")
     return (folder / LORA).read_bytes()
 
 
@@ -172,8 +129,9 @@ def steps(said: list[str]) -> list[int]:
 
 def goes_on(nest, folder: Path, undisturbed: bytes, *, lost_at_most: int, killed_after: int) -> None:
     said = nest.run(folder)
-    assert said[-1] == "ended"
+    assert said[-1] == "ended 0"
     assert (folder / LORA).read_bytes() == undisturbed
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]  # no temporary, no lock
     first = steps(said)[0]
     assert killed_after - lost_at_most < first <= killed_after + 1
 
@@ -207,4 +165,4 @@ def test_killed_again_and_again_it_still_arrives(nest, undisturbed, tmp_path):
 def test_killed_while_it_writes_the_lora_no_half_of_it_is_left(nest, undisturbed, tmp_path):
     said = nest.run(tmp_path, moment="before renaming", count=8)  # seven checkpoints come before it
     assert said[-1] == "killed 9" and steps(said)[-1] == 16 and not (tmp_path / LORA).exists()
-    assert nest.run(tmp_path)[-1] == "ended" and (tmp_path / LORA).read_bytes() == undisturbed
+    assert nest.run(tmp_path)[-1] == "ended 0" and (tmp_path / LORA).read_bytes() == undisturbed
