@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import OutputError
 from ..safety import index
 from ..safety.files import resolve_inside
-from ..safety.forget import owner
+from ..safety.forget import people_in
 from .explain import explain_rejection
 from .fan_out import Job
 from .graph import Graph
@@ -201,7 +201,7 @@ class QueueRun:
     def _file_under_their_people(self, record: JobRecord, part: Path, folder: Path) -> None:
         """Before the folder appears: whose pictures it holds, for `identity-lock forget`."""
         files = sorted(path for path in part.rglob("*") if path.is_file())
-        for person in sorted(filter(None, {owner(path) for path in files})):
+        for person in sorted(set().union(*map(people_in, files))):
             index.made(person, index.FOLDER, folder)
             index.made(person, "result", *(folder / path.relative_to(part) for path in files), together=True)
             index.made_line(person, self.journal.path, "job", record.name)

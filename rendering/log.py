@@ -91,6 +91,11 @@ class RenderRecord:
     fingerprint: str = ""  # of all that the picture depends on; empty where nobody asks for the same one again
     made: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
+    @property
+    def others(self) -> set[str]:
+        """The ids of those besides the identity whom the picture may show: a LoRA was trained on them."""
+        return {model["identity_id"] for model in self.models.values() if "identity_id" in model} - {self.identity_id}
+
 
 _OF_A_RUN = ("made", "seconds")
 """What differs in a record where the same render is made again."""
@@ -202,6 +207,9 @@ class RenderLog:
         again = logged is not None and _lasting(logged) == _lasting(data)
         index.made(record.identity_id, "render", path)
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
+        for person in record.others:
+            index.made(person, "render", path, together=True)
+            index.made_line(person, self._lines, "file", path.name)
         write_png(
             image, path, logged if again else data, composite=record.composite, text=self._text, signer=self.signer,
             keep=keep,

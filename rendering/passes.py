@@ -104,9 +104,13 @@ def _rendered(
 
 
 def models_used(engine: Engine, lora: LoraWeights | None, **others: Engine) -> dict[str, dict[str, str]]:
-    """Names and hashes for a RenderRecord, by role."""
+    """Names and hashes for a RenderRecord, by role; of a LoRA the id of whom it was trained on, where it says so."""
     models = {role: {"name": e.card.name, "sha256": e.card.sha256} for role, e in {"base": engine, **others}.items()}
-    return models if lora is None else models | {"lora": {"name": lora.name, "sha256": lora.sha256}}
+    if lora is not None:
+        models["lora"] = {"name": lora.name, "sha256": lora.sha256}
+        if lora.metadata.get("identity_id"):
+            models["lora"]["identity_id"] = lora.metadata["identity_id"]
+    return models
 
 
 def made_with(engine: Engine, lora: LoraWeights | None, meters: Meters, style: Engine | None = None) -> dict[str, str]:

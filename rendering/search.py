@@ -30,7 +30,7 @@ from ..safety.fingerprint import fingerprint, swapped
 from ..safety.lock import only_one
 from ..safety.prompt import require_allowed
 from .log import Meters, RenderLog, RenderRecord, outcome
-from .passes import PassSpec, made_with, no_memory
+from .passes import PassSpec, made_with, models_used, no_memory
 
 JOURNAL_NAME = "seeds.jsonl"
 LOCK_NAME = ".search.lock"
@@ -367,8 +367,7 @@ class _Search:
             kind="seed_search",
             seed=seed,
             passes={"anchor": self.spec.render.describe()},
-            models={"base": {"name": self.engine.card.name, "sha256": self.engine.card.sha256}}
-            | ({} if self.lora is None else {"lora": {"name": self.lora.name, "sha256": self.lora.sha256}}),
+            models=models_used(self.engine, self.lora),
             identity=self.identity.name,
             identity_id=self.identity.id,
             consent=self.identity.consent,

@@ -109,7 +109,7 @@ def forget(who: Entry, also: Sequence[Path] = (), *, rehearsal: bool = False) ->
     shared: list[tuple[Path, str]] = []
     kept = [(Path(place), "this line of the index is damaged; look there yourself") for place in who.damaged]
     for path, kind in {made.path: made.kind for made in listed}.items():
-        if path in taken and owner(path) != who.id:
+        if path in taken and who.id not in people_in(path):
             shared.append((path, taken[path]))
             continue
         try:
@@ -176,11 +176,12 @@ def _is_wanted(line: bytes, wanted: set[tuple[str, str]]) -> bool:
 # ---- what a file says of itself --------------------------------------------------------------------------------------
 
 
-def owner(path: Path) -> str:
-    """The id of the identity that a picture, LoRA, checkpoint or identity file was made from; "" where it says none."""
+def people_in(path: Path) -> set[str]:
+    """The ids of those whom a picture, LoRA, checkpoint or identity file was made from; none where it says none."""
     if path.suffix.lower() in PICTURES:
-        return _of_picture(_text(path))
-    return str(described(path).get("id", "")) if path.suffix.lower() == ".safetensors" else ""
+        return _in_picture(_text(path))
+    told = described(path).get("id") if path.suffix.lower() == ".safetensors" else None
+    return {str(told)} if told else set()
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -211,8 +212,8 @@ def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple
                     yield LINE, path
             elif path.suffix.lower() in PICTURES:
                 text = _text(path)
-                said = _of_picture(text)
-                if said == wanted or (not said and inputs & _loaded(text.get("prompt", ""))):
+                said = _in_picture(text)
+                if wanted in said or (not said and inputs & _loaded(text.get("prompt", ""))):
                     yield "picture", path
             elif path.suffix.lower() == ".json":
                 if _json(_bytes(path)).get(ID_FIELD) == wanted:
@@ -223,8 +224,13 @@ def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple
                     yield str(told["kind"]), path
 
 
-def _of_picture(text: Mapping[str, str]) -> str:
-    return str(text.get(PERSON_KEY) or _json(text.get(RECORD_KEY, "")).get(ID_FIELD, ""))
+def _in_picture(text: Mapping[str, str]) -> set[str]:
+    """Of the record: the identity, and those whom a model was trained on."""
+    record = _json(text.get(RECORD_KEY, ""))
+    models = record.get("models")
+    parts = [record, *models.values()] if isinstance(models, dict) else [record]
+    told = [text.get(PERSON_KEY), *(part.get(ID_FIELD) for part in parts if isinstance(part, dict))]
+    return {one for one in told if isinstance(one, str) and one}
 
 
 def _loaded(prompt: str) -> set[str]:

@@ -41,9 +41,10 @@ def written(path: Path, text: str = "x") -> Path:
     return path
 
 
-def rendered(folder: Path, person: Person, name: str) -> Path:
+def rendered(folder: Path, person: Person, name: str, lora_of: Person | None = None) -> Path:
+    models = {} if lora_of is None else {"lora": {"name": "lora", "sha256": "0" * 64, "identity_id": lora_of.id}}
     record = RenderRecord(
-        kind="three_pass", seed=5, passes={}, models={}, identity=person.name, identity_id=person.id,
+        kind="three_pass", seed=5, passes={}, models=models, identity=person.name, identity_id=person.id,
         consent=person.consent, drift=0.1, detected=True, recogniser="sface", report_drift=None,
         report_recogniser=None, locked=True,
     )  # fmt: skip
@@ -160,6 +161,17 @@ def test_what_cannot_be_removed_is_told_and_stays_in_the_index(tmp_path, monkeyp
         done = forget(the(GRACE))
     assert not done.complete and f"{picture}: Permission denied" in done.text() and the(GRACE).made
     assert forget(the(GRACE)).complete and not picture.exists()
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["where it was", "moved"])
+def test_a_render_with_somebodys_lora_goes_with_them_whoever_it_was_measured_against(tmp_path, moved):
+    picture = rendered(tmp_path / "out", ADA, "with graces lora", lora_of=GRACE)
+    other = rendered(tmp_path / "out", ADA, "ada")
+    if moved:
+        picture = picture.rename(tmp_path / picture.name)
+    forget(the(GRACE), [tmp_path] if moved else [])
+    assert not picture.exists() and other.exists()
+    assert [line["file"] for line in lines(tmp_path / "out" / "renders.jsonl")] == ["ada.png"]
 
 
 def test_a_report_that_shows_several_goes_with_each_of_them(tmp_path):
