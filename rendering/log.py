@@ -183,7 +183,7 @@ class RenderLog:
         """The very same render under this prefix, by a process before this one. Of the pictures that are logged, only
         those of its seed are looked at; one that a kill left without its line gets that, and an unsigned one its
         signature where signing is asked for."""
-        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        told = self._whole_lines()
         lines = {json.loads(name): line for line, name in re.findall(r'^(\{"file": ("[^"]+").*)$', told, re.MULTILINE)}
         counted, seed = re.compile(re.escape(prefix) + r"_\d+\.png"), f'"seed": {record.seed},'
         for path in sorted(self.folder.glob(f"{glob.escape(prefix)}_*.png")):
@@ -230,15 +230,18 @@ class RenderLog:
                 f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
             ) from error
 
+    def _whole_lines(self) -> str:
+        """Half a line that a kill left at the end is none."""
+        told = self._lines.read_text(encoding="utf-8", errors="replace") if self._lines.is_file() else ""
+        return told[: told.rfind("\n") + 1]
+
     def _names_logged(self) -> list[str]:
-        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
-        return [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', told, re.MULTILINE)]
+        return [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', self._whole_lines(), re.MULTILINE)]
 
     def _logged(self, name: str) -> dict[str, Any] | None:
-        """The newest record of a file; half a line that a kill left is no record."""
-        told = self._lines.read_text(encoding="utf-8") if self._lines.is_file() else ""
+        """The newest record of a file."""
         start = json.dumps({"file": name})[:-1] + ","
-        for line in reversed([line for line in told.split("\n")[:-1] if line.startswith(start)]):
+        for line in reversed([line for line in self._whole_lines().split("\n") if line.startswith(start)]):
             with suppress(ValueError):
                 return {key: value for key, value in json.loads(line).items() if key != "file"}
         return None

@@ -42,7 +42,7 @@ def _sweep(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if _TEMPORARY.fullmatch(path.name):
             with suppress(OSError), open(path, "rb") as file:
-                if take(file):
+                if take(file, unknown=False):
                     path.unlink(missing_ok=True)
 
 

@@ -47,8 +47,9 @@ def in_turn(folder: Path, name: str) -> Iterator[None]:
         yield
 
 
-def take(file: IO[bytes], *, wait: bool = False) -> bool:
-    """Locks an open file until it is closed; False where somebody else has it."""
+def take(file: IO[bytes], *, wait: bool = False, unknown: bool = True) -> bool:
+    """Locks an open file until it is closed; False where somebody else has it. unknown: the answer on a file system
+    that knows no locks."""
     try:
         import fcntl
     except ImportError:
@@ -56,7 +57,7 @@ def take(file: IO[bytes], *, wait: bool = False) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
-        return error.errno in _UNKNOWN_HERE
+        return unknown and error.errno in _UNKNOWN_HERE
     return True
 
 

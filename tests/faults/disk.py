@@ -62,12 +62,13 @@ def fill_up(ballast: Path, pages: int) -> None:
 
 
 def check_left(disk: str) -> None:
-    """What a run left that the full disk ended: nothing torn, no temporary."""
+    """What a run left that the full disk ended: nothing torn, not even a line, and no temporary."""
     from identity_lock.tests.faults.kills import check_whole, files
 
     out = Path(disk) / "out"
     check_whole(out)
     assert not [path for path in files(out) if path.suffix in (".tmp", ".lock")]
+    assert not [path for path in out.rglob("*.jsonl") if not (b"\n" + path.read_bytes()).endswith(b"\n")]
 
 
 def make_room(disk: str) -> None:

@@ -156,3 +156,26 @@ def test_a_full_disk_is_said_in_words(tmp_path):
     with pytest.raises(OutputError, match=r"No space left.*free some space"):
         log.write(PICTURE, "a", record())
     assert not list(tmp_path.glob(".*"))
+
+
+def test_half_a_line_that_a_kill_left_is_no_line(tmp_path, restart):
+    """Neither for the picture that it is of nor for the one that comes next."""
+    log = RenderLog(tmp_path)
+    path = log.write_next(PICTURE, "render", record(7))
+    lines = tmp_path / "renders.jsonl"
+    lines.write_text(lines.read_text()[:-30])
+    restart()
+    assert log.write_next(PICTURE, "render", record(8)).name == "render_00002.png"
+    assert [told["file"] for told in lines_of(tmp_path)] == ["render_00001.png", "render_00002.png"]
+    assert {"file": path.name, **read_record(path)} == lines_of(tmp_path)[0]
+
+
+def test_the_same_render_written_again_keeps_its_line_and_another_one_adds_its_own(tmp_path):
+    log = RenderLog(tmp_path)
+    first = record(7)
+    path = log.write(PICTURE, "scene", first)
+    before = lines_of(tmp_path)
+    log.write(PICTURE, "scene", replace(first, made="2030-01-01T00:00:00+00:00", seconds={"anchor": 9.0}))
+    assert lines_of(tmp_path) == before and {"file": path.name, **read_record(path)} == before[0]
+    log.write(PICTURE, "scene", record(8))
+    assert [told["seed"] for told in lines_of(tmp_path)] == [7, 8] and read_record(path)["seed"] == 8
