@@ -65,6 +65,7 @@ def replacing(path: Path, *, keep: bool = False, private: bool = False) -> Itera
                 _publish(temporary, path, keep)
         if os.name == "nt":
             _publish(temporary, path, keep)
+        _flush_names(path.parent)
     except OSError as error:
         raise OutputError(
             f"Could not write {path} ({error.strerror or error}); free some space or give a folder that you may write."
@@ -111,6 +112,19 @@ def _link(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
+def _flush_names(folder: Path) -> None:
+    """So that a power cut does not take a file's new name back. Where a folder cannot be flushed, the system does it in
+    its own time."""
+    if os.name == "nt":
+        return
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Adds lines in one write and flushes them to the disk: all of them or, where the disk is full, none.
 
@@ -128,6 +142,8 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
             with suppress(OSError):
                 file.truncate(size)
             raise
+    if not size:
+        _flush_names(path.parent)
 
 
 def _drop_half_line(file: IO[bytes]) -> None:
