@@ -205,6 +205,7 @@ class RenderLog:
         data = json.loads(json.dumps(asdict(record)))
         logged = None if keep else self._logged(path.name)
         again = logged is not None and _lasting(logged) == _lasting(data)
+        index.made(record.identity_id, index.FOLDER, self.folder)
         index.made(record.identity_id, "render", path)
         index.made_line(record.identity_id, self._lines, "identity_id", record.identity_id)
         for person in record.others:

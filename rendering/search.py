@@ -407,7 +407,6 @@ class _Journal:
 
     def __init__(self, folder: Path, fingerprint: str, person: str, signer: Signer | None = None) -> None:
         self.folder, self.path = folder, folder / JOURNAL_NAME
-        index.made(person, index.FOLDER, folder)
         index.made(person, "journal", self.path)
         self.log = RenderLog(folder, signer=signer)
         self.results: dict[int, SeedResult] = {}

@@ -69,7 +69,8 @@ def test_files_are_noted_before_they_are_written_and_once(tmp_path):
     picture = rendered(tmp_path / "out", GRACE, "one")
     rendered(tmp_path / "out", GRACE, "one")
     made = [(entry.kind, entry.path) for entry in the(GRACE).made]
-    assert made == [("render", picture), (index.LINE, tmp_path / "out" / "renders.jsonl")]
+    out = tmp_path / "out"
+    assert made == [(index.FOLDER, out), ("render", picture), (index.LINE, out / "renders.jsonl")]
 
 
 def test_a_file_cannot_be_made_where_the_index_cannot_be_kept(tmp_path, monkeypatch):
@@ -99,7 +100,7 @@ def test_one_person_goes_and_the_other_stays(tmp_path):
 def test_the_last_person_of_a_log_takes_it_along(tmp_path):
     rendered(tmp_path / "out", GRACE, "grace")
     forget(the(GRACE))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_rehearsal_touches_nothing(tmp_path):
