@@ -15,6 +15,8 @@ from .identity.background import available_models
 from .identity.recognisers import RecogniserInfo, available, default_pair
 from .identity.recognisers.store import YUNET, Folders, require
 from .safety.offline import quiet_onnxruntime
+from .safety.tensors import read_header
+from .safety.untrusted import FileRefused
 
 State = Literal["ok", "note", "warning", "broken"]
 MARKS: dict[State, str] = {"ok": "ok     ", "note": "note   ", "warning": "WARNING", "broken": "BROKEN "}
@@ -270,12 +272,7 @@ def _demo_base() -> Iterator[Finding]:
 
 def _header_fault(path: Path) -> str:
     """Why a safetensors file cannot be opened, '' where it can."""
-    if importlib.util.find_spec("safetensors") is None:
-        return ""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(str(path), framework="numpy") as stream:
-            return "" if (stream.metadata() or {}).get("format") else "it names no format"
-    except (SafetensorError, OSError) as error:
+        return "" if read_header(path).metadata.get("format") else "it names no format"
+    except FileRefused as error:
         return str(error)

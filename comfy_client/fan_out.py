@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..safety.untrusted import FileRefused, parse_json, read_regular
 from .graph import Graph, Target
 from .pictures import SUFFIXES, LocalPicture, read_picture
 from .refusals import UsageRefused
 from .values import split_assignment, typed
 
 MAX_LABEL = 40
+MAX_JOBS = 5000
+MAX_LIST = 16 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ def read_list(graph: Graph, target: Target, source: str) -> list[Any]:
         if found is not None:
             if not found:
                 raise UsageRefused(f'{where}: no picture matches "{source}" (looked in {Path.cwd()}).')
+            if len(found) > MAX_JOBS:
+                raise _too_many(len(found))
             return [read_picture(path) for path in found]
     if texts is None:
         texts = _lines(source, where, picture=graph.takes_picture(target))
@@ -85,14 +90,20 @@ def read_list(graph: Graph, target: Target, source: str) -> list[Any]:
         )
     if not texts:
         raise UsageRefused(f'{where}: "{source}" holds no value.')
+    if len(texts) > MAX_JOBS:
+        raise _too_many(len(texts))
     return [typed(graph, target, text, "--each") for text in texts]
+
+
+def _too_many(count: int) -> UsageRefused:
+    return UsageRefused(f"--each gives {count} values, and at most {MAX_JOBS} are taken; divide the list.")
 
 
 def _json_list(source: str, where: str) -> list[str] | None:
     if not source.lstrip().startswith("["):
         return None
     try:
-        values = json.loads(source)
+        values = parse_json(source)
     except ValueError as error:
         raise UsageRefused(f"{where}: {source[:60]} is no JSON list ({error}).") from error
     return [value if isinstance(value, str) else json.dumps(value) for value in values]
@@ -100,7 +111,9 @@ def _json_list(source: str, where: str) -> list[str] | None:
 
 def _pictures(source: str) -> list[Path] | None:
     """None where the source is neither a picture, a folder nor a pattern."""
-    path = Path(source).expanduser()
+    path = _as_path(source)
+    if path is None:
+        return None
     if path.is_dir():
         return sorted((one for one in path.iterdir() if one.suffix.lower() in SUFFIXES), key=_in_reading_order)
     if path.is_file():
@@ -118,19 +131,29 @@ def _in_reading_order(path: Path) -> list[tuple[int, int, str]]:
 
 
 def _lines(source: str, where: str, *, picture: bool) -> list[str] | None:
-    path = Path(source).expanduser()
-    if not path.is_file():
+    path = _as_path(source)
+    if path is None or not path.is_file():
         return None
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_regular(path, MAX_LIST).decode("utf-8-sig").splitlines()]
+    except (FileRefused, UnicodeDecodeError) as error:
         raise UsageRefused(f"{where}: {path} cannot be read as a text file in UTF-8 ({error}).") from error
     kept = [line for line in lines if line]
-    if not picture:
+    if not picture or len(kept) > MAX_JOBS:
         return kept
     # Pictures are named as seen from the list, wherever the command is given.
-    beside = [path.parent / Path(line).expanduser() for line in kept]
-    return [str(file) if file.is_file() else line for file, line in zip(beside, kept, strict=True)]
+    beside = [(line, path.parent / named if (named := _as_path(line)) else None) for line in kept]
+    return [str(file) if file is not None and file.is_file() else line for line, file in beside]
+
+
+def _as_path(text: str) -> Path | None:
+    """None for what the system takes for no path: too long, or "~" and somebody whom it does not know."""
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError):
+        return None
+    return path
 
 
 def _shown(value: Any) -> str:

@@ -188,7 +188,7 @@ class QueueRun:
             names = local_names(outcome.files)
             for file, name in names.items():
                 self._stop_if_asked()
-                await self.server.download(file, resolve_inside(part, name))
+                await self.server.download(file, _place(part, name))
             self._file_under_their_people(record, part, folder)
             shutil.rmtree(folder, ignore_errors=True)  # only where a crash came between the folder and its journal line
             part.rename(folder)
@@ -237,14 +237,25 @@ class QueueRun:
             )
 
 
+def _place(folder: Path, name: str) -> Path:
+    """Where a file that the server named goes. Raises ServerError for a name that leads out of the folder."""
+    try:
+        return resolve_inside(folder, name)
+    except OutputError as error:
+        raise ServerError(f"The server made a file of a name that is not taken: {error}") from error
+
+
 def local_names(files: tuple[ServerFile, ...]) -> dict[ServerFile, str]:
-    """File names for one folder; where two from different subfolders are called the same, the subfolder goes first."""
+    """File names for one folder, no two alike; where two from different subfolders are called the same, the subfolder
+    goes first, and where that is no help, a number."""
     taken: set[str] = set()
     names = {}
     for file in files:
         name = Path(file.filename.replace("\\", "/")).name
         if name.casefold() in taken:
             name = f"{file.kind}_{file.subfolder}_{name}".replace("\\", "/").replace("/", "_")
+        if name.casefold() in taken:
+            name = f"{len(taken) + 1}_{name}"
         taken.add(name.casefold())
         names[file] = name
     return names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
@@ -12,13 +11,18 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ..safety.untrusted import FileRefused, parse_json, read_regular
 from .pictures import LocalPicture
 from .refusals import UsageRefused
 
 Nodes = dict[str, dict[str, Any]]
 MAX_NAMED = 12
+MAX_NODES, MAX_CLASS = 5000, 200  # nodes; characters of a class's name
+MAX_COMPARED, MAX_SHOWN = 2000, 120  # names that a wrong one is compared with; characters of each
+MAX_GRAPH = 8 << 20  # bytes; the largest of the bundled ones has 20,000
 
-_PLACEHOLDER = re.compile(r"\{\{\s*(?P<name>[^:{}]+?)\s*(?::\s*(?P<what>.*?)\s*)?\}\}", re.DOTALL)
+# Spaces are stripped afterwards: a pattern that skips them as well takes hours over a text of nothing else.
+_PLACEHOLDER = re.compile(r"\{\{(?P<name>[^:{}]+)(?::(?P<what>.*))?\}\}", re.DOTALL)
 _LOADS_A_PICTURE = re.compile(r"Load.*(Image|Mask)", re.IGNORECASE)
 
 
@@ -49,7 +53,8 @@ class Graph:
 
     def title(self, node: str) -> str:
         """What the user calls the node: its title, else its class."""
-        return str((self.nodes[node].get("_meta") or {}).get("title") or self.nodes[node]["class_type"])
+        meta = self.nodes[node].get("_meta")
+        return str((meta.get("title") if isinstance(meta, dict) else "") or self.nodes[node]["class_type"])
 
     def class_of(self, node: str) -> str:
         return str(self.nodes[node]["class_type"])
@@ -86,9 +91,10 @@ class Graph:
         raise self._no_such_node(text[: dots[-1]])
 
     def with_values(self, values: Mapping[Target, Any]) -> Graph:
-        nodes = copy.deepcopy(self.nodes)
+        nodes = dict(self.nodes)  # what does not change is shared by all jobs of a list
         for target, value in values.items():
-            nodes[target.node]["inputs"][target.input] = value
+            body = nodes[target.node]
+            nodes[target.node] = {**body, "inputs": {**body["inputs"], target.input: value}}
         return Graph(self.name, nodes)
 
     def takes_picture(self, target: Target) -> bool:
@@ -100,16 +106,18 @@ class Graph:
         for target, value in self._values():
             match = _PLACEHOLDER.fullmatch(value.strip()) if isinstance(value, str) else None
             if match:
-                found.append(Placeholder(target, match["name"], match["what"] or ""))
+                found.append(Placeholder(target, match["name"].strip(), (match["what"] or "").strip()))
         return found
 
     def require_filled(self) -> None:
         """Raises UsageRefused, naming each placeholder that nothing fills and the --set that would."""
         unset = self.placeholders()
         if unset:
-            told = "; ".join(f"{p.name} ({p.what})" if p.what else p.name for p in unset)
-            options = " ".join(f'--set "{self.spelled(p.target)}=..."' for p in unset)
-            raise UsageRefused(f"{self.name} leaves to you: {told}. Give {options}.")
+            shown = unset[:MAX_NAMED]
+            told = "; ".join(f"{p.name} ({p.what})" if p.what else p.name for p in shown)
+            more = f" and {len(unset) - MAX_NAMED} more" if len(unset) > MAX_NAMED else ""
+            options = " ".join(f'--set "{self.spelled(p.target)}=..."' for p in shown)
+            raise UsageRefused(f"{self.name} leaves to you: {told}{more}. Give {options}.")
 
     def pictures(self) -> list[LocalPicture]:
         return [value for _, value in self._values() if isinstance(value, LocalPicture)]
@@ -156,17 +164,18 @@ class Graph:
 
     def _no_such_node(self, name: str) -> UsageRefused:
         names: dict[str, str] = {}
-        for node in self.nodes:
+        for node in list(self.nodes)[:MAX_COMPARED]:
             for one in (self.class_of(node), self.title(node)):
-                names[one.casefold()] = node
-        close = [names[one] for one in get_close_matches(name.casefold(), list(names), n=4, cutoff=0.5)]
+                names[one.casefold()[:MAX_SHOWN]] = node
+        close = [names[one] for one in get_close_matches(name.casefold()[:MAX_SHOWN], list(names), n=4, cutoff=0.5)]
         ordered = list(dict.fromkeys([*close, *self.nodes]))
         return UsageRefused(f'{self.name} has no node "{name}"; its nodes are {self._listed(ordered)}.')
 
     def _no_such_input(self, node: str, name: str) -> UsageRefused:
         inputs = self.nodes[node]["inputs"]
         free = [one for one, value in inputs.items() if not is_wire(value)]
-        close = get_close_matches(name, free, n=3, cutoff=0.5)
+        compared = [one for one in free[:MAX_COMPARED] if len(one) <= MAX_SHOWN]
+        close = get_close_matches(name[:MAX_SHOWN], compared, n=3, cutoff=0.5)
         ordered = list(dict.fromkeys([*close, *free]))
         told = f"the ones that take a value are {', '.join(ordered)}" if ordered else "all that it has are wired"
         return UsageRefused(f'Node {node} "{self.title(node)}" of {self.name} has no input "{name}"; {told}.')
@@ -180,11 +189,11 @@ def is_wire(value: Any) -> bool:
 def read_graph(path: Path) -> Graph:
     """Raises UsageRefused for a file that is missing, is no JSON, is no workflow, or is one in the UI's format."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageRefused(f"The graph {path} cannot be read ({error.strerror}).") from error
+        content = parse_json(read_regular(path, MAX_GRAPH).decode("utf-8-sig"))
+    except FileRefused as error:
+        raise UsageRefused(f"The graph {path} cannot be read ({error}); export it again.") from error
     except ValueError as error:
-        raise UsageRefused(f"The graph {path} is no JSON ({error}).") from error
+        raise UsageRefused(f"The graph {path} is no JSON ({error}); export it again.") from error
     if isinstance(content, dict) and isinstance(content.get("nodes"), list) and "links" in content:
         raise UsageRefused(
             f"{path.name} is a workflow in the browser's format. Open it in ComfyUI and choose Workflow > Export (API) "
@@ -192,13 +201,17 @@ def read_graph(path: Path) -> Graph:
         )
     if not isinstance(content, dict) or not content or not all(_is_node(body) for body in content.values()):
         raise UsageRefused(f"{path.name} is no workflow in ComfyUI's API format (nodes with class_type and inputs).")
+    if len(content) > MAX_NODES:
+        raise UsageRefused(f"{path.name} has {len(content)} nodes, and at most {MAX_NODES} are taken.")
     graph = Graph(path.name, {str(node): body for node, body in content.items()})
     _require_wired(graph)
     return graph
 
 
 def _is_node(body: Any) -> bool:
-    return isinstance(body, dict) and isinstance(body.get("class_type"), str) and isinstance(body.get("inputs"), dict)
+    if not isinstance(body, dict) or not isinstance(body.get("inputs"), dict):
+        return False
+    return isinstance(body.get("class_type"), str) and 0 < len(body["class_type"]) <= MAX_CLASS
 
 
 def _require_wired(graph: Graph) -> None:

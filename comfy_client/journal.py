@@ -6,7 +6,6 @@ again, and one that was queued is looked for on the server first.
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..safety.atomic import append_lines
+from ..safety.files import plain_parts
+from ..safety.json_lines import JournalDamaged, append_records, damaged, read_lines
+from ..safety.untrusted import from_json
 from .fan_out import Job
 from .refusals import UsageRefused
 
 JOURNAL_NAME = "queue.jsonl"
+_REMEDY = "delete that line (its job runs again), or give --out another folder"
 
 
 @dataclass
@@ -50,11 +52,6 @@ class Journal:
         self.records: dict[str, JobRecord] = {}
         self._by_name: dict[str, JobRecord] = {}
         lines = self._read()
-        for number, line in enumerate(lines[1:], start=2):
-            try:
-                self._replay(line)
-            except (KeyError, TypeError) as error:
-                raise self._damaged(number) from error
         if lines and lines[0].get("fingerprint") != fingerprint:
             if any(record.state in ("queued", "done") for record in self.records.values()):
                 raise UsageRefused(
@@ -96,51 +93,58 @@ class Journal:
         self._replay(line)
 
     def _replay(self, line: dict[str, Any]) -> None:
-        if line["event"] == "planned":
-            record = JobRecord(line["job"], line["fingerprint"])
+        """Raises KeyError, ValueError, OutputError for a line that this client did not write."""
+        told = from_json(_Line, line)
+        for name in (told.job, *told.files):
+            plain_parts(name)
+        if told.event == "planned":
+            if told.job in self._by_name:
+                raise ValueError("two jobs of one name")
+            record = JobRecord(told.job, told.fingerprint)
             self.records[record.fingerprint] = self._by_name[record.name] = record
             return
-        record = self._by_name[line["job"]]
-        record.state = str(line["event"])
-        if record.state == "queued":
-            record.prompt_id = str(line["prompt_id"])
-        elif record.state == "done":
-            record.files, record.seconds, record.drift = list(line["files"]), line["seconds"], str(line["drift"])
+        record = self._by_name[told.job]
+        record.state = told.event
+        if told.event == "queued":
+            record.prompt_id = told.prompt_id
+        elif told.event == "done":
+            record.files, record.seconds, record.drift = told.files, told.seconds, told.drift
+        elif told.event == "failed":
+            record.reason = told.reason
         else:
-            record.reason = str(line["reason"])
+            raise ValueError(f"an event {told.event}")
 
     def _read(self) -> list[dict[str, Any]]:
-        """A last line that a kill cut short is dropped: what it told is found out anew."""
-        if not self.path.is_file():
-            return []
-        whole = self.path.read_bytes()
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if len(kept) != len(whole):
-            with open(self.path, "rb+") as file:
-                file.truncate(len(kept))
+        """The lines, replayed but for the first. One that a kill cut short is dropped: it is found out anew."""
         lines = []
-        for number, text in enumerate(kept.split(b"\n")[:-1], start=1):
-            try:
-                line = json.loads(text)
-                line["event"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise self._damaged(number) from error
-            lines.append(line)
+        try:
+            for number, line in enumerate(read_lines(self.path, _REMEDY), start=1):
+                lines.append(line)
+                if number > 1:
+                    try:
+                        self._replay(line)
+                    except (KeyError, ValueError, OutputError) as error:
+                        raise damaged(self.path, number, _REMEDY) from error
+        except JournalDamaged as error:
+            raise UsageRefused(str(error)) from error
         return lines
 
-    def _damaged(self, number: int) -> UsageRefused:
-        return UsageRefused(
-            f"Line {number} of {self.path} cannot be read; delete that line (its job runs again), or give --out "
-            "another folder."
-        )
-
     def _append(self, line: dict[str, Any], *, fresh: bool = False) -> None:
-        stamped = {**line, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        try:
-            if fresh:
-                self.path.unlink(missing_ok=True)
-            append_lines(self.path, [json.dumps(stamped, ensure_ascii=False)])
-        except OSError as error:
-            raise OutputError(
-                f"The journal {self.path} cannot be written ({error.strerror}); free some space."
-            ) from error
+        append_records(self.path, [{**line, "time": datetime.now(UTC).isoformat(timespec="seconds")}], fresh=fresh)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a line can hold."""
+
+    event: str
+    job: str
+    time: str = ""
+    fingerprint: str = ""
+    values: dict[str, str] = field(default_factory=dict)
+    prompt_id: str = ""
+    server: str = ""
+    files: list[str] = field(default_factory=list)
+    seconds: float | None = None
+    drift: str = ""
+    reason: str = ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,7 +10,8 @@ from typing import Any
 
 import aiohttp
 
-from .server import ComfyServer
+from ..safety.untrusted import parse_json
+from .server import MAX_ANSWER, ComfyServer
 
 RECONNECT_SECONDS = 1.0
 HEARTBEAT_SECONDS = 30.0
@@ -34,7 +34,7 @@ class Listener:
         while True:
             with suppress(aiohttp.ClientError, OSError):
                 async with self.server.session.ws_connect(
-                    url, params={"clientId": self.client_id}, heartbeat=HEARTBEAT_SECONDS, max_msg_size=0
+                    url, params={"clientId": self.client_id}, heartbeat=HEARTBEAT_SECONDS, max_msg_size=MAX_ANSWER
                 ) as socket:
                     self.connected_since = time.monotonic()
                     async for message in socket:
@@ -60,7 +60,7 @@ class Listener:
 
     def _hear(self, text: str) -> None:
         try:
-            message = json.loads(text)
+            message = parse_json(text, finite=False)
             kind, data = str(message["type"]), message.get("data")
         except (ValueError, KeyError, TypeError, AttributeError):
             return  # another pack's message in a form of its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from .server import ServerFile
 
 # How nodes label the picture that they give, beside those that it was made from.
 _FINISHED = ("final", "rescued")
+MAX_FILES = 10_000  # of one run
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,10 @@ class Outcome:
 
 def read_outcome(graph: Graph, entry: dict[str, Any], *, temporary: bool = False) -> Outcome:
     """entry: the prompt's history. temporary: previews (files of type "temp") count as results too."""
-    status = entry.get("status") or {}
-    messages = list(status.get("messages") or [])
+    status = entry.get("status")
+    status = status if isinstance(status, dict) else {}
+    messages = status.get("messages")
+    messages = messages if isinstance(messages, list) else []
     failed = status.get("status_str") == "error" or status.get("completed") is False
     outputs = entry.get("outputs")
     outputs = outputs if isinstance(outputs, dict) else {}
@@ -46,7 +50,7 @@ def _files(outputs: dict[str, Any]) -> list[ServerFile]:
     for shown in outputs.values():
         for items in shown.values() if isinstance(shown, dict) else ():
             for item in items if isinstance(items, list) else ():
-                if isinstance(item, dict) and isinstance(item.get("filename"), str):
+                if isinstance(item, dict) and isinstance(item.get("filename"), str) and len(found) < MAX_FILES:
                     file = ServerFile(item["filename"], str(item.get("subfolder", "")), str(item.get("type", "output")))
                     found[file] = None
     return list(found)
@@ -55,12 +59,13 @@ def _files(outputs: dict[str, Any]) -> list[ServerFile]:
 def _seconds(messages: list[Any]) -> float | None:
     try:
         at = {str(kind): float(data["timestamp"]) for kind, data in messages if "timestamp" in data}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     start = at.get("execution_start")
     end = max((at[kind] for kind in ("execution_success", "execution_error", "execution_interrupted") if kind in at),
               default=None)  # fmt: skip
-    return None if start is None or end is None else round((end - start) / 1000, 1)
+    seconds = math.nan if start is None or end is None else (end - start) / 1000
+    return round(seconds, 1) if math.isfinite(seconds) else None
 
 
 def _drift(outputs: dict[str, Any]) -> str:
@@ -69,7 +74,8 @@ def _drift(outputs: dict[str, Any]) -> str:
     measured: list[dict[str, Any]] = []
     best: list[dict[str, Any]] = []
     for shown in outputs.values():
-        for data in (shown.get("identity_lock") or []) if isinstance(shown, dict) else ():
+        told = shown.get("identity_lock") if isinstance(shown, dict) else None
+        for data in told if isinstance(told, list) else ():
             if not isinstance(data, dict):
                 continue
             if data.get("kind") == "drifts" and (known := _known(data.get("items"))):
@@ -82,7 +88,11 @@ def _drift(outputs: dict[str, Any]) -> str:
 
 def _known(items: Any) -> list[dict[str, Any]]:
     found = items if isinstance(items, list) else []
-    return [one for one in found if isinstance(one, dict) and isinstance(one.get("drift"), int | float)]
+    return [one for one in found if isinstance(one, dict) and _is_drift(one.get("drift"))]
+
+
+def _is_drift(value: Any) -> bool:
+    return isinstance(value, int | float) and 0.0 <= value <= 2.0
 
 
 def _summary(shown: list[dict[str, Any]]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
+from ..safety.pictures import decoding, open_picture
+from ..safety.untrusted import FileRefused, open_regular
 from .refusals import UsageRefused
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -32,13 +33,14 @@ class LocalPicture:
 
 def read_picture(path: Path) -> LocalPicture:
     """Raises UsageRefused where the file is missing or Pillow (which ComfyUI reads with) does not know it."""
+    if not os.path.exists(path):
+        raise UsageRefused(f"There is no picture {path}.")
     try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        with Image.open(path) as picture:
-            picture.verify()
-    except FileNotFoundError as error:
-        raise UsageRefused(f"There is no picture {path}.") from error
-    except Exception as error:  # Pillow raises SyntaxError, struct.error and others on broken files
+        with open_regular(path) as file, open_picture(path) as picture:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            with decoding():
+                picture.verify()
+    except FileRefused as error:
         raise UsageRefused(f"{path} cannot be read as a picture ({error}); save it as PNG or JPEG.") from error
     return LocalPicture(path, digest)
 
@@ -50,10 +52,14 @@ def picture_or_name(text: str, where: str) -> LocalPicture | str:
     """
     if text.endswith(_ON_SERVER):
         return text
-    path = Path(text).expanduser()
-    if path.is_file():
+    try:
+        path = Path(text).expanduser()
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, or "~" and somebody whom the system does not know
+        raise UsageRefused(f'{where}: "{text[:80]}" is no path of a picture ({error}).') from error
+    if is_file:
         return read_picture(path)
-    if path.is_dir():
+    if is_folder:
         raise UsageRefused(f'{where}: "{text}" is a folder; give one picture, or the folder with --each.')
     if not text.strip() or path.name != text:
         raise UsageRefused(f'{where}: there is no picture "{text}" (looked in {Path.cwd()}).')

@@ -8,7 +8,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from ..errors import printable
 from .graph import Graph
+
+MAX_TITLE = 200
 
 
 class Progress:
@@ -56,16 +59,21 @@ class Progress:
             return
         self.close()
         self._shown = (name, node)
-        title = f"{name}: {graph.title(node) if node in graph.nodes else node}"
+        title = printable(f"{name}: {graph.title(node) if node in graph.nodes else node}")[:MAX_TITLE]
         if self._wanted:
             self._bar = tqdm(desc=title, file=self.stream, unit="step", leave=False, dynamic_ncols=True)
         else:
             print(title, file=self.stream, flush=True)
 
     def _step(self, job: tuple[str, Graph], node: Any, value: Any, total: Any) -> None:
-        if node is None or not isinstance(value, int | float) or not isinstance(total, int | float):
+        if node is None or not (_is_count(value) and _is_count(total)):
             return
         self._start(job, str(node))
         if self._bar is not None:
             self._bar.total, self._bar.n = total, value
             self._bar.refresh()
+
+
+def _is_count(value: Any) -> bool:
+    """A number that a bar can show; a server may send any."""
+    return isinstance(value, int | float) and 0 <= value < 1e12

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ import aiohttp
 
 from ..errors import OutputError
 from ..safety.atomic import replacing
+from ..safety.pictures import MAX_BYTES
+from ..safety.untrusted import FileRefused, parse_json, read_regular
 from .address import ServerAddress
 from .graph import Nodes
 from .pictures import LocalPicture
@@ -20,7 +23,9 @@ from .refusals import ServerError, ServerGone
 UPLOAD_FOLDER = "identity_lock"
 # A server that computes may be slow to answer, but a connection is taken by the system at once.
 ANSWER_SECONDS, CONNECT_SECONDS = 120.0, 10.0
+MAX_ANSWER, MAX_FILE = 16 << 20, 4 << 30  # bytes
 _CHUNK = 1 << 18
+_ID = re.compile(r"[\w-]{1,100}", re.ASCII)
 
 
 class GraphRejected(ServerError):
@@ -78,9 +83,9 @@ class ComfyServer:
         if picture in self._uploaded:
             return self._uploaded[picture]
         try:
-            content = picture.path.read_bytes()
-        except OSError as error:
-            raise OutputError(f"The picture {picture.path} cannot be read any more ({error.strerror}).") from error
+            content = read_regular(picture.path, MAX_BYTES)
+        except FileRefused as error:
+            raise OutputError(f"The picture {picture.path} cannot be read any more ({error}).") from error
         form = aiohttp.FormData()
         form.add_field("image", content, filename=picture.upload_name)
         form.add_field("subfolder", UPLOAD_FOLDER)
@@ -92,7 +97,10 @@ class ComfyServer:
                     "larger --max-upload-size."
                 )
             body = await self._body(answer)
-        name = "/".join(part for part in (body.get("subfolder"), body.get("name")) if part)
+        given = body if isinstance(body, dict) else {}
+        name = "/".join(part for part in (given.get("subfolder"), given.get("name")) if isinstance(part, str) and part)
+        if not name:
+            raise self._no_comfyui()
         self._uploaded[picture] = name
         return name
 
@@ -104,9 +112,13 @@ class ComfyServer:
         request = {"prompt": nodes, "prompt_id": prompt_id, "client_id": client_id}
         async with self._answer("POST", "/prompt", json=request) as answer:
             body = await self._body(answer, accepted=(200, 400))
+        if not isinstance(body, dict):
+            raise self._no_comfyui()
         if "prompt_id" not in body:
             raise GraphRejected(body)
         given = str(body["prompt_id"])
+        if not _ID.fullmatch(given):  # it becomes part of addresses
+            raise self._no_comfyui()
         if body.get("node_errors"):  # the server would run the valid outputs and say nothing of the others
             await self.drop(given)
             raise GraphRejected(body)
@@ -142,7 +154,7 @@ class ComfyServer:
     async def download(self, file: ServerFile, target: Path) -> int:
         """Writes the file whole or not at all; its size in bytes. Raises ServerError, OutputError."""
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.kind}
-        async with self._answer("GET", "/view", params=query, headers={"Accept-Encoding": "identity"}) as answer:
+        async with self._answer("GET", "/view", params=query) as answer:
             if answer.status != 200:
                 raise ServerError(
                     f'The server made "{file.filename}" and cannot give it (HTTP {answer.status}); was it moved?'
@@ -152,6 +164,8 @@ class ComfyServer:
                 with open(temporary, "wb") as out:
                     async for chunk in self._chunks(answer):
                         size += out.write(chunk)
+                        if size > MAX_FILE:
+                            raise ServerError(f'"{file.filename}" has over {MAX_FILE >> 30} GiB; copy it yourself.')
                 if expected is not None and size != expected:
                     raise ServerGone(f'Of "{file.filename}" came {size} bytes and not {expected}.')
                 if size == 0:
@@ -176,9 +190,13 @@ class ComfyServer:
             raise ServerError(
                 f"{self.address.shown} answered HTTP {answer.status} to {answer.url.path}; its console says why."
             )
+        content = bytearray()
+        async for chunk in self._chunks(answer):
+            content += chunk
+            if len(content) > MAX_ANSWER:
+                raise ServerError(f"{self.address.shown} answered with more than {MAX_ANSWER >> 20} MiB.")
         try:
-            with self._gone_in_words():
-                return await answer.json(content_type=None)
+            return parse_json(bytes(content), finite=False)  # ComfyUI writes NaN for a node that always runs
         except ValueError as error:
             raise self._no_comfyui() from error
 
@@ -204,8 +222,13 @@ class ComfyServer:
 
 @contextlib.asynccontextmanager
 async def open_server(address: ServerAddress) -> AsyncIterator[ComfyServer]:
-    """A session that uses no proxy and looks names up through Python's sockets, where the offline guard sees them."""
+    """A session that uses no proxy and looks names up through Python's sockets, where the offline guard sees them.
+
+    Answers are taken as they come, never unpacked: a small one could unpack to any size."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
     connector = aiohttp.TCPConnector(resolver=aiohttp.ThreadedResolver())
-    async with aiohttp.ClientSession(timeout=timeout, connector=connector, trust_env=False) as session:
+    async with aiohttp.ClientSession(
+        timeout=timeout, connector=connector, trust_env=False, auto_decompress=False,
+        headers={"Accept-Encoding": "identity"},
+    ) as session:  # fmt: skip
         yield ComfyServer(address, session)

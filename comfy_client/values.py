@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ..safety.untrusted import parse_json
 from .graph import Graph, Target, is_wire
 from .pictures import picture_or_name
 from .refusals import UsageRefused
@@ -64,7 +64,7 @@ def typed(graph: Graph, target: Target, text: str, option: str) -> Any:
     if isinstance(held, str):
         return text
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UsageRefused(f'{where}: "{text}" is no JSON, which this input takes ({error}).') from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,8 +22,11 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..errors import CheckpointError
+from ..safety.tensors import TensorHeader, read_header, read_tensors
+from ..safety.untrusted import FileRefused, from_json, open_regular, parse_json, read_regular
 from .configs import shapes as layout
-from .tokenizer import clip_tokenizer
+from .sampling import SAMPLERS, make_scheduler
+from .tokenizer import clip_tokenizer, read_clip_tokenizer
 
 Architecture = Literal["sd15", "sdxl"]
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
@@ -36,6 +39,10 @@ BIGG_PREFIX = "conditioner.embedders.1.model."
 NOT_WEIGHTS = ("position_ids", "logit_scale", "attn_mask")
 
 FLOAT_STORAGE = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+TOKENS, POOLED = 77, 1280  # of a prompt; numbers that SDXL's second text encoder gives for the whole of it
+MAX_TENSORS = 10_000  # SDXL has 2,500
+MAX_JSON = 1 << 20  # bytes
+MAX_TIMESTEPS = 10_000  # of the noise that a model was trained with; all known ones have 1,000
 PICKLE_SUFFIXES = {".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"}
 
 NAMES = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
@@ -97,7 +104,11 @@ class LoadedCheckpoint:
 def inspect_checkpoint(path: str | Path) -> CheckpointInfo:
     """Identify a checkpoint from its headers alone. Raises CheckpointError for anything that cannot be loaded."""
     path = _existing(path)
-    return _inspect_folder(path) if path.is_dir() else _inspect_file(path, _read_header(path))
+    if path.is_dir():
+        return _inspect_folder(path)
+    header = _read_header(path)
+    with _fitting(path):
+        return _inspect_file(path, header)
 
 
 def load_checkpoint(
@@ -120,7 +131,7 @@ def load_checkpoint(
 
 def _existing(path: str | Path) -> Path:
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise CheckpointError(
             f"The checkpoint {path} does not exist, and nothing is fetched from a hub: put it at {path.absolute()}, "
             "or name another."
@@ -132,11 +143,8 @@ def _existing(path: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class _Header:
+class _Header(TensorHeader):
     """The header of one .safetensors file: no weights."""
-
-    shapes: dict[str, tuple[int, ...]]
-    storage: dict[str, str]  # safetensors' dtype names: F16, BF16, F32, F8_E4M3, I64, ...
 
     def component(self, prefix: str) -> dict[str, tuple[int, ...]]:
         """Shapes under `prefix`, without it."""
@@ -148,8 +156,6 @@ class _Header:
 
 
 def _read_header(path: Path) -> _Header:
-    from safetensors import SafetensorError, safe_open
-
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(
             f"{path.name} is a pickle file ({path.suffix}), which can run code when opened: convert it to .safetensors."
@@ -157,24 +163,22 @@ def _read_header(path: Path) -> _Header:
     if path.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{path.name} is no .safetensors file: only .safetensors and diffusers folders load.")
     try:
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path.name} is empty (0 bytes): copy or download it again.")
-        with safe_open(path, framework="pt") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return _Header(
-                shapes={name: tuple(part.get_shape()) for name, part in slices.items()},
-                storage={name: part.get_dtype() for name, part in slices.items()},
-            )
-    except (SafetensorError, OSError) as error:
+        header = read_header(path)
+        if len(header.shapes) > MAX_TENSORS:
+            raise FileRefused(f"it has {len(header.shapes)} tensors, and no model that loads here has {MAX_TENSORS}")
+    except FileRefused as error:
         raise CheckpointError(_unreadable(path, error)) from error
+    return _Header(header.shapes, header.storage, header.metadata, header.size)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, reason: FileRefused) -> str:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(64)
-    except OSError as denied:
-        return f"{path} cannot be read ({denied.strerror})."
+    except (FileRefused, OSError) as denied:
+        return f"{path} cannot be read ({denied})."
+    if not start:
+        return f"{path.name} is empty (0 bytes): copy or download it again."
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return (
             f"{path.name} is a pickle file under a .safetensors name, which can run code when opened: "
@@ -186,7 +190,7 @@ def _unreadable(path: Path, error: Exception) -> str:
         return f"{path.name} is a Git LFS pointer, not the checkpoint itself: run `git lfs pull` beside it."
     if start.lstrip()[:1] == b"<":
         return f"{path.name} is a web page, not a checkpoint: its download failed; download it again."
-    return f"{path.name} is truncated or damaged ({error}): copy or download it again."
+    return f"{path.name} is truncated or damaged ({reason}): copy or download it again."
 
 
 def _refuse_quantised(path: Path, header: _Header, prefixes: tuple[str, ...] = ("",)) -> None:
@@ -207,8 +211,11 @@ def _storage_dtype(storage: Mapping[str, str]) -> str:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FileRefused as error:
+        raise CheckpointError(f"{path} cannot be read ({error}): copy the folder again.") from error
 
 
 # -------------------------------------------------------------------------------------------------- what is this file?
@@ -306,9 +313,9 @@ def _load_file(
     path: Path, device: torch.device, dtype: torch.dtype, prediction: Prediction | None
 ) -> LoadedCheckpoint:
     header = _read_header(path)
-    info = _inspect_file(path, header)
-    config = layout.shipped_config(info.architecture)
-    with _incomplete(path):
+    with _fitting(path):
+        info = _inspect_file(path, header)
+        config = layout.shipped_config(info.architecture)
         unet = _unet(path, header, info.architecture, dtype)
         vae, vae_scale, vae_shift = _vae(path, header, info.architecture, dtype)
         text_encoders = [_clip_l(path, header, info.architecture, dtype)]
@@ -341,6 +348,7 @@ def _loaded(
     vae_shift: float,
     device: torch.device,
 ) -> LoadedCheckpoint:
+    _require_match(info, unet, vae, text_encoders, tokenizers)
     for module in (unet, vae, *text_encoders):
         module.to(device).requires_grad_(False).eval()
     names = {ours: theirs for theirs, ours in SCHEDULER_PREDICTION.items()}
@@ -348,28 +356,46 @@ def _loaded(
     return LoadedCheckpoint(info, unet, vae, text_encoders, tokenizers, scheduler, vae_scale, vae_shift)
 
 
+def _require_match(
+    info: CheckpointInfo, unet: Any, vae: Any, text_encoders: list[Any], tokenizers: list[Any]
+) -> None:
+    """Raises CheckpointError where a part speaks of other sizes than the next one understands."""
+    width = sum(encoder.config.hidden_size for encoder in text_encoders)
+    if width != unet.config.cross_attention_dim:
+        wrong = f"its text encoders give {width} numbers a word and its UNet takes {unet.config.cross_attention_dim}"
+    elif {unet.config.in_channels, unet.config.out_channels, vae.config.latent_channels} != {4}:
+        wrong = "its UNet and its VAE do not share latents of 4 channels"
+    elif any(len(t) > e.config.vocab_size for t, e in zip(tokenizers, text_encoders, strict=True)):
+        wrong = "its tokenizer has more words than its text encoder"
+    elif any(encoder.config.max_position_embeddings < TOKENS for encoder in text_encoders):
+        wrong = f"its text encoder takes fewer than {TOKENS} words"
+    else:
+        return
+    raise CheckpointError(f"The parts of {info.path.name} do not fit each other: {wrong}. Copy or download it again.")
+
+
 @contextmanager
-def _incomplete(path: Path) -> Iterator[None]:
-    """A tensor that dimensions or conversion need is not there: say which, in place of a KeyError."""
+def _fitting(path: Path) -> Iterator[None]:
+    """What dimensions, conversion and networks are made of is not there, or makes no sense: say so in words."""
     try:
         yield
+    except CheckpointError:
+        raise
     except KeyError as error:
         raise CheckpointError(f"{path.name} is incomplete: it has no tensor {error.args[0]}.") from error
+    except Exception as error:  # constructors of networks raise nearly anything on numbers that make no sense
+        raise CheckpointError(
+            f"{path.name} describes no network of a kind that loads here ({error}): copy or download it again."
+        ) from error
 
 
 def _tensors(path: Path, prefix: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """One component, names as in the file. Copied out of the memory map, so that the file can be moved or replaced."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            return {
-                name: file.get_tensor(name).to(dtype, copy=True)
-                for name in file.keys()  # noqa: SIM118 (not a dict)
-                if name.startswith(prefix) and not name.endswith(NOT_WEIGHTS)
-            }
-    except (SafetensorError, OSError) as error:
+        tensors, _ = read_tensors(path, "pt", lambda name: name.startswith(prefix) and not name.endswith(NOT_WEIGHTS))
+    except FileRefused as error:
         raise CheckpointError(_unreadable(path, error)) from error
+    return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
 
 
 def _unet(path: Path, header: _Header, architecture: Architecture, dtype: torch.dtype) -> Any:
@@ -507,8 +533,8 @@ def _folder_files(path: Path) -> list[Path]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = parse_json(read_regular(file, MAX_JSON))
+    except (FileRefused, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON ({error}): copy the folder again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds no JSON object: copy the folder again.")
@@ -517,16 +543,22 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Weights:
-    """The .safetensors files of one component of a folder, and the variant ("fp16") in their names."""
+    """The .safetensors files of one component of a folder, with their headers, and its configuration."""
 
+    files: list[Path]
     headers: list[_Header]
-    variant: str | None
+    config: dict[str, Any]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: shape for header in self.headers for name, shape in header.shapes.items()}
 
 
 def _component_weights(folder: Path, part: str, stem: str) -> _Weights:
     directory = folder / part
     if not (directory / "config.json").is_file():
         raise CheckpointError(f"The folder {folder} has no {part} ({part}/config.json): copy the whole model.")
+    # The files are found by their names here, not by an index that may name any file:
     # <stem>.safetensors, <stem>.fp16.safetensors, or shards: <stem>-00001-of-00002.safetensors,
     # <stem>.fp16-00001-of-00002.safetensors.
     names = [file.name.removesuffix(".safetensors") for file in directory.glob(f"{stem}*.safetensors")]
@@ -542,9 +574,10 @@ def _component_weights(folder: Path, part: str, stem: str) -> _Weights:
             )
         raise CheckpointError(f"{directory} holds no {stem}.safetensors: copy the whole model.")
     adapter = directory / "adapter_config.json"
-    if adapter.is_file():  # transformers would go for the base model that it names, which may be a hub's
+    if adapter.is_file():
         raise CheckpointError(f"{adapter} makes {part} an adapter of another model: save the model with it merged in.")
-    if "quantization_config" in _read_json(directory / "config.json"):
+    config = _read_json(directory / "config.json")
+    if "quantization_config" in config:
         raise CheckpointError(f"{directory} is quantised, which is not supported: use fp16, bf16 or fp32 weights.")
     variant = None if None in groups else sorted(key for key in groups if key)[0]
     _require_shards(directory, groups[variant])
@@ -552,7 +585,7 @@ def _component_weights(folder: Path, part: str, stem: str) -> _Weights:
     headers = [_read_header(file) for file in files]
     for file, header in zip(files, headers, strict=True):
         _refuse_quantised(file, header)
-    return _Weights(headers, variant)
+    return _Weights(files, headers, config)
 
 
 def _require_shards(directory: Path, names: list[str]) -> None:
@@ -584,7 +617,7 @@ def _folder_components(path: Path) -> tuple[Architecture, dict[str, _Weights]]:
     if architecture == "sdxl":
         parts.append(("text_encoder_2", "model"))
     weights = {part: _component_weights(path, part, stem) for part, stem in parts}
-    unet = _read_json(path / "unet" / "config.json")
+    unet = weights["unet"].config
     width, channels = unet.get("cross_attention_dim"), unet.get("in_channels", 4)
     if width != CONTEXT_DIM[architecture] or channels != 4:
         raise CheckpointError(
@@ -621,50 +654,137 @@ def _inspect_folder(path: Path) -> CheckpointInfo:
 def _load_folder(
     path: Path, device: torch.device, dtype: torch.dtype, prediction: Prediction | None
 ) -> LoadedCheckpoint:
-    import diffusers
-    import transformers
-
     info = _inspect_folder(path)
     _, weights = _folder_components(path)
-    vae_settings = _read_json(path / "vae" / "config.json")
-    vae_name = str(vae_settings.get("_class_name"))
-    if vae_name not in ("AutoencoderKL", "AutoencoderTiny"):
-        raise CheckpointError(f"The VAE of {path} is of class {vae_name}, not AutoencoderKL or AutoencoderTiny.")
-
-    def component(model_class: Any, part: str, dtype_argument: str, dtype: torch.dtype = dtype) -> Any:
-        try:
-            model, report = model_class.from_pretrained(
-                path / part,
-                local_files_only=True,
-                use_safetensors=True,
-                variant=weights[part].variant,
-                output_loading_info=True,
-                **{dtype_argument: dtype},
-            )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise CheckpointError(f"The {part} of {path} cannot be loaded ({reason}).") from error
-        unexpected = sorted(name for name in report["unexpected_keys"] if not name.endswith(NOT_WEIGHTS))
-        wrong = sorted(str(entry[0]) for entry in report["mismatched_keys"])
-        _refuse_mismatch(path, part, sorted(report["missing_keys"]), unexpected, wrong)
-        return model.to(dtype)
-
-    unet = component(diffusers.UNet2DConditionModel, "unet", "torch_dtype")
-    vae_dtype = _vae_dtype(info.architecture, vae_settings, dtype)
-    vae = component(getattr(diffusers, vae_name), "vae", "torch_dtype", vae_dtype)
-    text_encoders = [component(transformers.CLIPTextModel, "text_encoder", "dtype")]
-    tokenizers = ["tokenizer"]
-    if info.architecture == "sdxl":
-        text_encoders.append(component(transformers.CLIPTextModelWithProjection, "text_encoder_2", "dtype"))
-        tokenizers.append("tokenizer_2")
+    vae_settings = weights["vae"].config
+    encoders = ["text_encoder", "text_encoder_2"][: 2 if info.architecture == "sdxl" else 1]
+    schedule = _folder_schedule(path, info.prediction)
+    with _fitting(path):
+        unet = _folder_unet(path, weights["unet"], dtype)
+        vae = _folder_vae(path, weights["vae"], _vae_dtype(info.architecture, vae_settings, dtype))
+        text_encoders = [_folder_clip(path, part, weights[part], dtype) for part in encoders]
+        vae_scale, vae_shift = float(vae.config.scaling_factor), float(vae.config.get("shift_factor") or 0.0)
     return _loaded(
         dataclasses.replace(info, prediction=prediction or info.prediction),
         unet,
         vae,
         text_encoders,
-        [transformers.CLIPTokenizer.from_pretrained(path / name, local_files_only=True) for name in tokenizers],
-        _read_json(path / "scheduler" / "scheduler_config.json"),
-        float(vae.config.scaling_factor),
-        float(vae.config.get("shift_factor") or 0.0),
+        [read_clip_tokenizer(path / part.replace("text_encoder", "tokenizer")) for part in encoders],
+        schedule,
+        vae_scale,
+        vae_shift,
         device,
     )
+
+
+@dataclass(frozen=True)
+class _Noise:
+    """The settings of a scheduler that a table of noise is made from, with diffusers' defaults."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: str = "linear"
+    trained_betas: list[float] | None = None
+    shift: float = 1.0
+
+
+def _folder_schedule(path: Path, prediction: Prediction) -> dict[str, Any]:
+    """The scheduler's settings, from which every sampler can be made. Raises CheckpointError."""
+    file = path / "scheduler" / "scheduler_config.json"
+    settings = _read_json(file)
+    names = {ours: theirs for theirs, ours in SCHEDULER_PREDICTION.items()}
+    try:
+        if not isinstance(settings.get("_class_name", ""), str):
+            raise ValueError("its class has no name")
+        noise = from_json(_Noise, {f.name: settings[f.name] for f in dataclasses.fields(_Noise) if f.name in settings})
+        if not 1 < noise.num_train_timesteps <= MAX_TIMESTEPS or len(noise.trained_betas or ()) > MAX_TIMESTEPS:
+            raise ValueError(f"a table of noise has 2 to {MAX_TIMESTEPS} entries")
+        if not 0.0 < noise.shift < 1000.0 or not 0.0 < noise.beta_start <= noise.beta_end < 1.0:
+            raise ValueError("its noise is out of range")
+        for sampler in ("euler",) if prediction == "flow" else SAMPLERS:
+            kind = "flow" if prediction == "flow" else names[prediction]
+            make_scheduler(settings | {"prediction_type": kind}, sampler, "simple").set_timesteps(4)
+    except Exception as error:  # schedulers raise nearly anything on settings that make no sense
+        raise CheckpointError(f"{file} describes no schedule of noise ({error}): copy the folder again.") from error
+    return settings
+
+
+# diffusers' and transformers' own loaders follow what a folder's files name: other files, attention kernels, a hub.
+# Here a network is made from numbers alone, and filled from the .safetensors files in the component's folder.
+
+
+def _folder_unet(path: Path, weights: _Weights, dtype: torch.dtype) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    layout.require_evidence(weights.config, weights.shapes)
+    with torch.device("meta"):
+        unet: Any = UNet2DConditionModel.from_config(weights.config)
+        _rehearse_unet(unet)
+    return _fill(unet, _folder_tensors(weights, dtype), path, "unet")
+
+
+def _rehearse_unet(unet: Any) -> None:
+    """One call without numbers, on the meta device: settings that only fail in use fail here."""
+    pooled = {"text_embeds": torch.empty(1, POOLED), "time_ids": torch.empty(1, 6)}
+    context = torch.empty(1, TOKENS, int(unet.config.cross_attention_dim))
+    unet(torch.empty(1, 4, 8, 8), torch.empty(1), context, added_cond_kwargs=pooled)
+
+
+def _folder_vae(path: Path, weights: _Weights, dtype: torch.dtype) -> Any:
+    import diffusers
+
+    name = str(weights.config.get("_class_name"))
+    if name not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise CheckpointError(f"The VAE of {path} is of class {name}, not AutoencoderKL or AutoencoderTiny.")
+    layout.require_evidence(weights.config, weights.shapes)
+    with torch.device("meta"):
+        vae: Any = getattr(diffusers, name).from_config(weights.config)
+        vae(torch.empty(1, 3, 64, 64))  # as _rehearse_unet
+    state = {_attention_name(name): tensor for name, tensor in _folder_tensors(weights, dtype).items()}
+    return _fill(vae, state, path, "vae")
+
+
+def _attention_name(name: str) -> str:
+    """diffusers called the attention layers of a VAE otherwise until 2023."""
+    renamed = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    head, _, leaf = name.rpartition(".")
+    stem, _, layer = head.rpartition(".")
+    return f"{stem}.{renamed[layer]}.{leaf}" if layer in renamed and "attentions" in stem else name
+
+
+@dataclass(frozen=True)
+class _ClipSettings:
+    """What a text encoder is built from, None for transformers' own default; its file says more."""
+
+    vocab_size: int | None
+    hidden_size: int | None
+    intermediate_size: int | None
+    projection_dim: int | None
+    num_hidden_layers: int | None
+    num_attention_heads: int | None
+    max_position_embeddings: int | None
+    hidden_act: str | None
+    layer_norm_eps: float | None
+    pad_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+
+def _folder_clip(path: Path, part: str, weights: _Weights, dtype: torch.dtype) -> Any:
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    layout.require_evidence(weights.config, weights.shapes)
+    known = {field.name: weights.config.get(field.name) for field in dataclasses.fields(_ClipSettings)}
+    settings = dataclasses.asdict(from_json(_ClipSettings, known))
+    config = CLIPTextConfig(**{key: value for key, value in settings.items() if value is not None})
+    with torch.device("meta"):
+        model = (CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection)(config)
+    state = _folder_tensors(weights, dtype)
+    if not any(name.startswith("text_model.") for name in model.state_dict()):  # since transformers 5.6
+        state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    return _fill(model, state, path, part)
+
+
+def _folder_tensors(weights: _Weights, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in weights.files for name, tensor in _tensors(file, "", dtype).items()}

@@ -8,6 +8,7 @@ Three parts travel in one safetensors file: `unet.*` (a UNet2DConditionModel), `
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..safety.tensors import TensorHeader, read_header, read_tensors
+from ..safety.untrusted import FileRefused, from_json, parse_json
 
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -27,6 +30,7 @@ LATENT_CHANNELS = 32
 TOKENS = 32
 WIDTH = 128
 FORMAT = "identity-lock-demo-base/1"
+MAX_BYTES = 256 << 20  # the shipped one has 21 MiB
 
 # Channel counts are whole multiples of the first and every norm has 32 groups: ComfyUI's own UNet class can carry it.
 UNET_CONFIG: dict[str, Any] = dict(
@@ -246,24 +250,34 @@ class DemoFile:
 
 def read_demo_file(path: Path) -> DemoFile:
     """Raises CheckpointError for a file that is missing, damaged or not a demo base."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"The demo base is not at {path}; restore it from the repository (git checkout).")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+        header = read_header(path)
+        if header.metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is not a demo base of format {FORMAT}; give a file that tools/ made.")
+        if header.size > MAX_BYTES:
+            raise FileRefused(f"it is larger than {MAX_BYTES >> 20} MiB")
+        vocabulary = _vocabulary(header)
+        tensors, _ = read_tensors(path, "pt")
+    except FileRefused as error:
         raise CheckpointError(f"The demo base {path} is damaged ({error}); restore it from the repository.") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a demo base of format {FORMAT}; give a file that tools/ made.")
 
     def part(prefix: str) -> dict[str, Tensor]:
-        return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        return {key[len(prefix) :]: value.float() for key, value in tensors.items() if key.startswith(prefix)}
 
-    vocabulary = tuple(json.loads(metadata["vocabulary"]))
-    return DemoFile(path, part("unet."), part("codec."), part("text."), vocabulary, metadata)
+    return DemoFile(path, part("unet."), part("codec."), part("text."), vocabulary, dict(header.metadata))
+
+
+def _vocabulary(header: TensorHeader) -> tuple[str, ...]:
+    """As many words as the file has embeddings for: their table is made before it is filled. Raises FileRefused."""
+    try:
+        words = from_json(tuple[str, ...], parse_json(header.metadata.get("vocabulary", "")))
+    except ValueError as error:
+        raise FileRefused(f"its vocabulary is no list of words: {error}") from error
+    if header.shapes.get("text.words.weight", (0,))[:1] != (len(words) + 1,):
+        raise FileRefused("it has another number of words than embeddings")
+    return words
 
 
 def load_demo_base(path: Path) -> DemoBase:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +22,12 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..safety import index
 from ..safety.atomic import replacing
+from ..safety.tensors import TensorHeader, read_header, read_tensors
+from ..safety.untrusted import FileRefused
 
 DOWN, UP, ALPHA = ".lora_down.weight", ".lora_up.weight", ".alpha"
+MAX_BYTES = 2 << 30  # rank 128 on all of SDXL in float32
+_STORED_AS = frozenset({"F16", "BF16", "F32", "F64"})
 
 
 @dataclass(frozen=True)
@@ -87,21 +92,31 @@ def write_lora(lora: LoraWeights, path: Path, *, keep: bool = False) -> Path:
 
 def read_lora(path: Path) -> LoraWeights:
     """Raises CheckpointError for a file that is missing, damaged or no LoRA in this layout."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"There is no LoRA at {path}; train one first or give another path.")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except SafetensorError as error:
+        header = read_header(path)
+        if header.size > MAX_BYTES:
+            raise FileRefused(f"it is larger than {MAX_BYTES >> 30} GiB")
+        if not _is_lora(header):
+            raise CheckpointError(
+                f"{path} holds no LoRA in the kohya layout (lora_down / lora_up pairs); "
+                "give one that this pack trained."
+            )
+        tensors, _ = read_tensors(path, "pt")
+    except FileRefused as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); train it again or copy it again."
         ) from error
-    stems = {key[: -len(DOWN)] for key in tensors if key.endswith(DOWN)}
-    if not stems or any(stem + UP not in tensors for stem in stems):
-        raise CheckpointError(
-            f"{path} holds no LoRA in the kohya layout (lora_down / lora_up pairs); give one that this pack trained."
-        )
-    return LoraWeights(path.stem, tensors, metadata)
+    return LoraWeights(path.stem, tensors, header.metadata)
+
+
+def _is_lora(header: TensorHeader) -> bool:
+    """Whether the factors come in pairs of one rank, and every alpha is a number."""
+    shapes = header.shapes
+    stems = [key[: -len(DOWN)] for key in shapes if key.endswith(DOWN)]
+    alphas = [shape for key, shape in shapes.items() if key.endswith(ALPHA)]
+    if not stems or any(alpha not in ((), (1,)) for alpha in alphas) or not set(header.storage.values()) <= _STORED_AS:
+        return False
+    pairs = [(shapes[stem + DOWN], shapes.get(stem + UP, ())) for stem in stems]
+    return all(len(down) == len(up) and len(down) in (2, 4) and down[0] == up[1] > 0 for down, up in pairs)

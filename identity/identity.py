@@ -21,6 +21,8 @@ from ..errors import IdentityLockError, PhotoError, RecogniserError
 from ..safety import index
 from ..safety.atomic import replacing
 from ..safety.consent import require_consent
+from ..safety.tensors import TensorHeader, read_header, read_tensors
+from ..safety.untrusted import FileRefused, from_json, parse_json
 from .drift import DriftMeter, FaceReader, cosine, drift
 from .faces import Face, FaceDetector, NoFaceError, default_detector, the_face
 from .photo import Photo
@@ -32,6 +34,7 @@ MAX_PHOTOS = 3  # paper section 3.1: a single photo, or up to three
 FORMAT = "identity-lock-identity"
 FORMAT_VERSION = 1
 _TENSOR_PREFIX = "embedding."
+_MAX_DIMENSION = 4096  # the recognisers' are 128 and 512
 
 
 class IdentityFileError(IdentityLockError):
@@ -271,28 +274,27 @@ def save_identity(identity: Identity, path: str | os.PathLike[str], *, keep: boo
 
 def load_identity(path: str | os.PathLike[str]) -> Identity:
     """Read an identity written by `save_identity`. Raises IdentityFileError for any other file."""
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise IdentityFileError(f"There is no identity file at {path}; check the path, or save the identity first.")
     try:
-        with safe_open(str(path), framework="numpy") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - safe_open is no dict
-    except (SafetensorError, OSError) as error:
+        header = read_header(path)
+        if not _is_small(header):
+            raise FileRefused("it holds other tensors than embeddings")
+        tensors, _ = read_tensors(path, "numpy")
+    except FileRefused as error:
         raise IdentityFileError(
             f"{path.name} is not an identity file, or was cut short ({error}); only safetensors files written by "
             "this pack are read, never pickles."
         ) from error
     try:
-        described = json.loads(metadata["identity"])
-        if described["format"] != FORMAT:
+        told = parse_json(header.metadata["identity"])
+        if told["format"] != FORMAT:
             raise KeyError("format")
-        if described["version"] > FORMAT_VERSION:
+        if from_json(int, told["version"]) > FORMAT_VERSION:
             raise IdentityFileError(f"{path.name} was written by a newer version of this pack; update the pack.")
-        return _from_description(described, tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return _from_description(from_json(_Description, told), tensors)
+    except (KeyError, TypeError, ValueError) as error:
         raise IdentityFileError(
             f"{path.name} is a safetensors file but holds no complete identity; choose a file that Save Identity wrote."
         ) from error
@@ -382,23 +384,45 @@ def _pair_drifts(vectors: np.ndarray) -> tuple[float, ...]:
     return tuple(drift(vectors[i], vectors[j]) for i in range(count) for j in range(i + 1, count))
 
 
-def _from_description(described: dict, tensors: Mapping[str, np.ndarray]) -> Identity:
+@dataclass(frozen=True)
+class _Description:
+    """What an identity file says as JSON: everything but the vectors. recognisers: name -> SHA-256 of its file."""
+
+    format: str
+    version: int
+    name: str
+    selection: str
+    reporting: str | None
+    recognisers: dict[str, str]
+    photos: tuple[PhotoRecord, ...]
+    yardstick: dict[str, tuple[float, ...]]
+    consent: str
+    created: str
+    warnings: tuple[str, ...]
+
+
+def _is_small(header: TensorHeader) -> bool:
+    """Whether its tensors can be embeddings: seen before one of them is read."""
+    return all(len(shape) == 1 and shape[0] <= _MAX_DIMENSION for shape in header.shapes.values())
+
+
+def _from_description(told: _Description, tensors: Mapping[str, np.ndarray]) -> Identity:
     embeddings = {}
-    for name, sha256 in described["recognisers"].items():
+    for name, sha256 in told.recognisers.items():
         vector = tensors[_TENSOR_PREFIX + name]
-        if vector.ndim != 1 or vector.dtype != np.float32 or not np.isfinite(vector).all():
+        if vector.dtype != np.float32 or not abs(float(np.linalg.norm(vector)) - 1.0) < 1e-3:
             raise ValueError(f"embedding of {name}")
         embeddings[name] = Embedding(vector, name, sha256, int(vector.size))
-    if described["selection"] not in embeddings or (described["reporting"] or described["selection"]) not in embeddings:
+    if told.selection not in embeddings or (told.reporting or told.selection) not in embeddings:
         raise ValueError("recogniser without an embedding")
     return Identity(
-        name=described["name"],
+        name=told.name,
         embeddings=MappingProxyType(embeddings),
-        selection=described["selection"],
-        reporting=described["reporting"],
-        photos=tuple(PhotoRecord(**record) for record in described["photos"]),
-        yardstick=MappingProxyType({name: tuple(drifts) for name, drifts in described["yardstick"].items()}),
-        consent=described["consent"],
-        created=described["created"],
-        warnings=tuple(described["warnings"]),
+        selection=told.selection,
+        reporting=told.reporting,
+        photos=told.photos,
+        yardstick=MappingProxyType(told.yardstick),
+        consent=told.consent,
+        created=told.created,
+        warnings=told.warnings,
     )

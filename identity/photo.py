@@ -6,24 +6,35 @@ PhotoError of one sentence that names the file and says what to do.
 
 from __future__ import annotations
 
-import warnings
+import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import PhotoError
+from ..safety.pictures import TooLarge, decoding, open_picture, require_size
+from ..safety.untrusted import FileRefused
 
 MIN_SIDE = 64  # px: less than this cannot hold a face that a recogniser could use
-MAX_SIDE = 16384  # px, refused above
-MAX_PIXELS = 100_000_000  # refused above
+MAX_PROFILE = 4 << 20  # bytes of a colour profile; a larger one is left out
+MAX_EXIF = 1 << 16  # bytes: what a JPEG has room for
 WORKING_SIDE = 4096  # px, larger pictures are reduced to this
 MID_GREY = 127  # what shows through transparent pixels: neutral for recognisers and for the background fill alike
 
-# Raster formats only: Pillow would hand an EPS file to Ghostscript.
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_ROWS = 512  # deep pictures are turned into 8 bits in strips of so many rows
+# EXIF orientation -> what turns the stored picture into the one to be seen.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,25 +67,18 @@ def read_photo(path: str | PathLike[str], *, name: str | None = None) -> Photo:
     """
     path = Path(path)
     name = name or path.name
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise PhotoError(f"{name}: there is no such picture file; check the path {path}.")
     try:
-        empty = path.stat().st_size == 0
-    except OSError as error:
-        raise PhotoError(f"{name}: cannot be read ({error.strerror}); check the file's permissions.") from error
-    if empty:
-        raise PhotoError(f"{name}: the file is empty; export or download the picture again.")
-    with _open_header(path, name) as image:
-        _check_size(name, *image.size)
-        notes = _frame_notes(image, name)
-        try:
-            rgb = _decode(image)
-        except MemoryError as error:
-            raise PhotoError(f"{name}: not enough memory to decode it; reduce it to 4096 px a side.") from error
-        except Exception as error:  # damaged files make decoders raise nearly anything
-            raise PhotoError(
-                f"{name}: the file is damaged or cut short ({error}); export or download the picture again."
-            ) from error
+        with open_picture(path) as image:
+            _check_size(name, *image.size)
+            with decoding():
+                notes = _frame_notes(image, name)
+                rgb = _decode(image)
+    except TooLarge as error:
+        raise _too_large(name, error) from error
+    except FileRefused as error:
+        raise PhotoError(f"{name}: {error}; {_remedy(str(error))}.") from error
     _check_size(name, *rgb.size)
     return Photo(name, np.ascontiguousarray(rgb), notes)
 
@@ -113,27 +117,11 @@ def _with_channels(array: np.ndarray, name: str) -> np.ndarray:
     return array
 
 
-def _open_header(path: Path, name: str) -> Image.Image:
-    Image.init()
-    formats = [known for known in _FORMATS if known in Image.OPEN]
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 million pixels on; the limit here is checked by _check_size.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(path, formats=formats)
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, "far more than 100 megapixels") from error
-    except PermissionError as error:
-        raise PhotoError(f"{name}: cannot be read; check the file's permissions.") from error
-    except Exception as error:  # unidentified, or a header so broken that the decoder raised something of its own
-        raise PhotoError(
-            f"{name}: this is no picture that can be read, or it is cut short; save it again as JPEG, PNG or WebP."
-        ) from error
-
-
 def _check_size(name: str, width: int, height: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise _too_large(name, f"{width} x {height} px")
+    try:
+        require_size(width, height)
+    except TooLarge as error:
+        raise _too_large(name, error) from error
     if min(width, height) < MIN_SIDE:
         raise PhotoError(
             f"{name}: the picture is only {width} x {height} px; use one of at least {MIN_SIDE} px a side "
@@ -141,41 +129,58 @@ def _check_size(name: str, width: int, height: int) -> None:
         )
 
 
-def _too_large(name: str, size: str) -> PhotoError:
-    return PhotoError(
-        f"{name}: the picture has {size}, above the limit of {MAX_SIDE} px a side and "
-        f"{MAX_PIXELS // 1_000_000} megapixels; reduce it or crop it to the person."
-    )
+def _too_large(name: str, error: TooLarge) -> PhotoError:
+    return PhotoError(f"{name}: {error}; reduce it or crop it to the person.")
+
+
+def _remedy(reason: str) -> str:
+    if "memory" in reason:
+        return "reduce it to 4096 px a side"
+    if "permission" in reason.lower():
+        return "check the file's permissions"
+    return "export or download the picture again, as JPEG, PNG or WebP"
 
 
 def _frame_notes(image: Image.Image, name: str) -> tuple[str, ...]:
-    if image.format == "MPO":  # what phones write beside a preview or a depth map: the first picture is the photo
+    # Phones write an MPO beside a preview or a depth map: the first picture is the photo. Frames are not counted, which
+    # would read the whole file.
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
         return ()
-    try:
-        frames = int(getattr(image, "n_frames", 1))
-    except Exception:  # counting frames reads on into a file that may be damaged; decoding will say so
-        frames = 1
-    if frames <= 1:
-        return ()
-    return (f"{name}: has {frames} frames or pages; the first one is used.",)
+    return (f"{name}: has several frames or pages; the first one is used.",)
 
 
 def _decode(image: Image.Image) -> Image.Image:
-    """Upright 8-bit sRGB with no side above WORKING_SIDE."""
-    image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))  # JPEG only: decodes at 1/2, 1/4 or 1/8 where that suffices
+    """Upright 8-bit sRGB with no side above WORKING_SIDE. Made small first: few copies are of the whole size."""
+    _decode_smaller(image)
     image.load()
-    upright = _upright(image)
+    turn = _TURNS.get(_orientation(image))
     profile = image.info.get("icc_profile")
-    eight_bit = _eight_bit(upright)
+    eight_bit = _eight_bit(image)
+    if eight_bit is not image:
+        image.close()  # gives its pixels back
     eight_bit.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS)
-    return _flatten(_to_srgb(eight_bit, profile))
+    upright = eight_bit if turn is None else eight_bit.transpose(turn)
+    return _flatten(_to_srgb(upright, profile))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _decode_smaller(image: Image.Image) -> None:
+    """Two formats hold smaller versions of themselves: a half, a quarter, an eighth."""
+    if image.format == "JPEG2000":
+        halvings = (max(image.size) // WORKING_SIDE).bit_length() - 1
+        if halvings > 0:
+            image.reduce = halvings  # type: ignore[assignment,method-assign]
+    else:
+        image.draft(image.mode, (WORKING_SIDE, WORKING_SIDE))  # does something for JPEG only
+
+
+def _orientation(image: Image.Image) -> int:
+    """By EXIF, 1 where nothing is said or the block is broken: that does not make the picture unusable."""
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
+        return 1
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block does not make the picture unusable
-        return image
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:
+        return 1
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -183,23 +188,31 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         alpha = image.mode not in ("1", "P") or "transparency" in image.info
         return image.convert("RGBA" if alpha else "RGB")
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        return Image.fromarray(_scaled(values, is_float=image.mode == "F"))
+        return _scaled(image)
     return image
 
 
-def _scaled(values: np.ndarray, *, is_float: bool) -> np.ndarray:
-    """uint8 from a deep greyscale image. Integers are 16-bit unless they all fit 8; floats in [0, 1] are the usual."""
-    peak = float(values.max(initial=0.0))
+def _scaled(image: Image.Image) -> Image.Image:
+    """8-bit from a deep greyscale image. Integers are 16-bit unless they all fit 8; floats in [0, 1] are the usual."""
+    width, height = image.size
+    strips = [(0, top, width, min(height, top + _ROWS)) for top in range(0, height, _ROWS)]
+    peak = max(float(_finite(image.crop(strip)).max(initial=0.0)) for strip in strips)
     deep = 255.0 / 65535.0 if peak > 255.0 else 1.0
-    factor = 255.0 if is_float and peak <= 1.0 else deep
-    return np.clip(np.rint(values * factor), 0, 255).astype(np.uint8)
+    factor = 255.0 if image.mode == "F" and peak <= 1.0 else deep
+    scaled = Image.new("L", image.size)
+    for strip in strips:
+        values = np.clip(np.rint(_finite(image.crop(strip)) * factor), 0, 255).astype(np.uint8)
+        scaled.paste(Image.fromarray(values), strip)
+    return scaled
+
+
+def _finite(image: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Apply an embedded profile (phones write Display P3, print shops CMYK); where that fails the values are kept."""
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK"):
+    if not profile or len(profile) > MAX_PROFILE or image.mode not in ("RGB", "RGBA", "CMYK"):
         return image
     try:
         import io

@@ -206,11 +206,9 @@ class SearchFeed:
     def _newest(self, finished: Sequence[SeedResult]) -> np.ndarray | None:
         if not finished:
             return None
-        import numpy as np
-        from PIL import Image
+        from ..safety.provenance import read_png
 
-        with Image.open(self._folder / str(finished[-1].file)) as image:
-            return np.asarray(image.convert("RGB"))
+        return read_png(self._folder / str(finished[-1].file))
 
 
 def search_output(

@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..errors import OutputError, PhotoError, RenderError
+from ..errors import PhotoError, RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
 from ..safety import index
-from ..safety.atomic import NameTaken, append_lines, make_folder
+from ..safety.atomic import NameTaken, make_folder
 from ..safety.c2pa_signing import Signer
 from ..safety.fingerprint import swapped, without
+from ..safety.json_lines import append_records, read_lines
 from ..safety.lock import in_turn
-from ..safety.provenance import read_record, write_png
+from ..safety.provenance import read_png, read_record, write_png
+from ..safety.untrusted import from_json
 
 LOCK_NAME = ".renders.lock"
+_REMEDY = "delete that line, or move the log away (a new one is begun)"
 
 
 @lru_cache(maxsize=1)
@@ -108,8 +110,14 @@ class RenderLog:
 
     def __init__(self, folder: Path, text: Mapping[str, str] | None = None, signer: Signer | None = None) -> None:
         """text: more text chunks for each picture, by keyword, such as the host's own description of the run.
-        signer: signs each picture before it gets its name."""
+        signer: signs each picture before it gets its name.
+
+        Raises OutputError where the folder cannot be written, and JournalDamaged, before anything is rendered, for a
+        log with a line that cannot be read.
+        """
         self.folder, self._text, self.signer = make_folder(folder), dict(text or {}), signer
+        with in_turn(self.folder, LOCK_NAME):
+            self._logged_records()
 
     def write(self, image: np.ndarray, name: str, record: RenderRecord) -> Path:
         """The PNG first, then its line: a line always has its picture. The same render written a second time, because a
@@ -125,7 +133,7 @@ class RenderLog:
         A picture that an earlier process left, pixel for pixel and with the same record, is taken up and not written
         twice: a job that was lost with a dying server comes again, and may have been finished before.
         """
-        counted = re.compile(re.escape(prefix) + r"_(\d+)\.png")
+        counted = re.compile(re.escape(prefix) + r"_(\d{1,18})\.png", re.ASCII)
         with in_turn(self.folder, LOCK_NAME):
             earlier = self._made_before(image, prefix, record)
             if earlier is not None:
@@ -156,8 +164,10 @@ class RenderLog:
             if self.signer is not None:
                 self.signer.sign_file(path)
         known = {field.name for field in fields(RenderRecord)}
-        kept = {key: value for key, value in told.items() if key in known}
-        return RenderRecord(**kept | {"notes": tuple(told["notes"])})
+        try:
+            return from_json(RenderRecord, {key: value for key, value in told.items() if key in known})
+        except ValueError:  # the fingerprint is ours and the rest is not: it is made anew
+            return None
 
     def refuse_swapped(self, name: str, fingerprint: str, *unknown: str) -> None:
         """Raises RenderError where a picture of this name was made with another model, identity or recogniser: results
@@ -166,7 +176,7 @@ class RenderLog:
         unknown: parts of the fingerprint that are not known yet.
         """
         path = self.folder / f"{name}.png"
-        before = (_told(path) or {}).get("fingerprint")
+        before = str((_told(path) or {}).get("fingerprint") or "")
         changed = before and swapped(*(without(text, "settings", *unknown) for text in (before, fingerprint)))
         if changed:
             raise RenderError(
@@ -175,24 +185,23 @@ class RenderLog:
             )
 
     def picture(self, name: str) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a picture here."""
-        with Image.open(self.folder / f"{name}.png") as image:
-            return np.asarray(image.convert("RGB"))
+        """uint8 RGB (H, W, 3) of a picture here. Raises PhotoError where it is gone or damaged."""
+        return read_png(self.folder / f"{name}.png")
 
     def _made_before(self, image: np.ndarray, prefix: str, record: RenderRecord) -> Path | None:
         """The very same render under this prefix, by a process before this one. Of the pictures that are logged, only
         those of its seed are looked at; one that a kill left without its line gets that, and an unsigned one its
         signature where signing is asked for."""
-        told = self._whole_lines()
-        lines = {json.loads(name): line for line, name in re.findall(r'^(\{"file": ("[^"]+").*)$', told, re.MULTILINE)}
-        counted, seed = re.compile(re.escape(prefix) + r"_\d+\.png"), f'"seed": {record.seed},'
+        logged = {str(line.get("file")): line for line in self._logged_records()}
+        counted = re.compile(re.escape(prefix) + r"_\d+\.png")
         for path in sorted(self.folder.glob(f"{glob.escape(prefix)}_*.png")):
-            possible = counted.fullmatch(path.name) and seed in lines.get(path.name, seed)
-            if not possible or str(path) in _claimed or not _same_render(path, image, record):
+            of_the_seed = logged.get(path.name, {"seed": record.seed}).get("seed") == record.seed
+            possible = counted.fullmatch(path.name) and of_the_seed and str(path) not in _claimed
+            if not possible or not _same_render(path, image, record):
                 continue
             if self.signer is not None:
                 self.signer.sign_file(path)
-            if path.name not in lines:
+            if path.name not in logged:
                 self._append(path.name, read_record(path))
             return path
         return None
@@ -224,28 +233,19 @@ class RenderLog:
             self._append(path.name, told)
 
     def _append(self, name: str, data: Mapping[str, Any]) -> None:
-        try:
-            append_lines(self._lines, [json.dumps({"file": name} | dict(data))])
-        except OSError as error:
-            raise OutputError(
-                f"The render log in {self.folder} cannot be written ({error.strerror}); free some space."
-            ) from error
+        append_records(self._lines, [{"file": name} | dict(data)])
 
-    def _whole_lines(self) -> str:
-        """Half a line that a kill left at the end is none."""
-        told = self._lines.read_text(encoding="utf-8", errors="replace") if self._lines.is_file() else ""
-        return told[: told.rfind("\n") + 1]
+    def _logged_records(self) -> list[dict[str, Any]]:
+        """In order, each with its "file"; half a line that a kill left is no record. Raises JournalDamaged."""
+        return list(read_lines(self._lines, _REMEDY))
 
     def _names_logged(self) -> list[str]:
-        return [json.loads(name) for name in re.findall(r'^\{"file": ("[^"]+")', self._whole_lines(), re.MULTILINE)]
+        return [str(line.get("file")) for line in self._logged_records()]
 
     def _logged(self, name: str) -> dict[str, Any] | None:
         """The newest record of a file."""
-        start = json.dumps({"file": name})[:-1] + ","
-        for line in reversed([line for line in self._whole_lines().split("\n") if line.startswith(start)]):
-            with suppress(ValueError):
-                return {key: value for key, value in json.loads(line).items() if key != "file"}
-        return None
+        found = [line for line in self._logged_records() if line.get("file") == name]
+        return {key: value for key, value in found[-1].items() if key != "file"} if found else None
 
 
 def _highest(counted: re.Pattern[str], names: Iterable[str]) -> int:
@@ -270,8 +270,10 @@ def _same_render(path: Path, image: np.ndarray, record: RenderRecord) -> bool:
     wanted = _lasting(json.loads(json.dumps(asdict(record))))
     if found is None or any(found.get(name) != value for name, value in wanted.items()):
         return False
-    with Image.open(path) as picture:
-        return np.array_equal(np.asarray(picture.convert("RGB")), image)
+    try:
+        return np.array_equal(read_png(path), image)
+    except PhotoError:
+        return False
 
 
 def outcome(drift: Drift, report: Drift | None, threshold: float = LOCK_THRESHOLD) -> dict[str, Any]:

@@ -20,20 +20,24 @@ import numpy as np
 from ..engines.lora_file import LoraWeights
 from ..engines.memory import by_rows
 from ..engines.protocol import Engine, SampleRequest, StepView
-from ..errors import OutputError, RenderError
+from ..errors import RenderError
 from ..identity.drift import LOCK_THRESHOLD
 from ..identity.identity import Identity
 from ..safety import index
-from ..safety.atomic import append_lines, make_folder
+from ..safety.atomic import make_folder
 from ..safety.c2pa_signing import Signer
 from ..safety.fingerprint import fingerprint, swapped
+from ..safety.json_lines import append_records, damaged, keep_lines, read_lines
 from ..safety.lock import only_one
 from ..safety.prompt import require_allowed
+from ..safety.provenance import read_png
+from ..safety.untrusted import from_json
 from .log import Meters, RenderLog, RenderRecord, outcome
 from .passes import PassSpec, made_with, models_used, no_memory
 
 JOURNAL_NAME = "seeds.jsonl"
 LOCK_NAME = ".search.lock"
+_REMEDY = "delete that line (its seed is rendered again), or give another folder"
 SEED_LIMIT = 2**64
 
 
@@ -136,11 +140,8 @@ class SearchReport:
         return self.finished[0]
 
     def picture(self, result: SeedResult) -> np.ndarray:
-        """uint8 RGB (H, W, 3) of a finished seed."""
-        from PIL import Image
-
-        with Image.open(Path(self.folder) / str(result.file)) as image:
-            return np.asarray(image.convert("RGB"))
+        """uint8 RGB (H, W, 3) of a finished seed. Raises PhotoError where its file is gone or damaged."""
+        return read_png(Path(self.folder) / str(result.file))
 
     @property
     def full(self) -> list[SeedResult]:
@@ -173,7 +174,8 @@ def search_seeds(
 ) -> SearchReport:
     """size: (width, height). folder: keeps a journal and each finished picture; a search started again on it goes on
     with the batches that are missing. signer: signs each picture, those of an earlier run too. Raises PromptRefused,
-    RenderError (a journal of another search, another process at work in the folder, no memory), OutputError."""
+    RenderError (a journal of another search, another process at work in the folder, no memory), JournalDamaged,
+    OutputError."""
     require_allowed(spec.render.prompt)
     index.introduce(identity.person)
     with only_one(make_folder(folder), LOCK_NAME, lambda holder: _busy(folder, holder)):
@@ -413,49 +415,48 @@ class _Journal:
         self.row_steps = 0
         lines = self._read()
         if not lines:
-            self._append([{"search": fingerprint}])
+            append_records(self.path, [{"search": fingerprint}])
         elif changed := swapped(str(lines[0].get("search")), fingerprint):
             raise RenderError(
                 f"{self.path} belongs to a search of another kind: {changed} changed since. Put back what was there, "
                 "give another folder, or delete this one to start afresh."
             )
-        for line in lines[1:]:
-            self.row_steps = line.pop("row_steps")
-            line.pop("to_come")
-            result = SeedResult(**line | {"previews": tuple(line["previews"])})
-            if result.file is None or (folder / result.file).is_file():
-                self.results[result.seed] = result
+        for number, line in enumerate(lines[1:], start=2):
+            try:
+                self._replay(line)
+            except (KeyError, ValueError) as error:
+                raise damaged(self.path, number, _REMEDY) from error
         if signer is not None:
             for name in filter(None, (result.file for result in self.results.values())):
                 signer.sign_file(folder / name)
 
     def _read(self) -> list[dict[str, Any]]:
         """What a kill cut short at the end is dropped, back to the last whole batch; it is rendered again."""
-        if not self.path.is_file():
-            return []
-        whole = self.path.read_bytes()
-        lines = [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].decode().splitlines()]
-        while lines and lines[-1].get("to_come", 0):
-            lines.pop()
-        kept = b"".join(whole.splitlines(keepends=True)[: len(lines)])
-        if len(kept) != len(whole):
-            with open(self.path, "rb+") as file:
-                file.truncate(len(kept))
-        return lines
+        lines = list(read_lines(self.path, _REMEDY))
+        whole = len(lines)
+        while whole and lines[whole - 1].get("to_come", 0):
+            whole -= 1
+        if whole != len(lines):
+            keep_lines(self.path, whole)
+        return lines[:whole]
+
+    def _replay(self, line: dict[str, Any]) -> None:
+        """Raises KeyError, ValueError for a line that no search wrote."""
+        self.row_steps = from_json(int, line.pop("row_steps"))
+        line.pop("to_come")
+        result = from_json(SeedResult, line)
+        # The picture's name is known from its seed: another one might lead out of the folder.
+        if result.file != (f"seed_{result.seed}.png" if result.finished else None):
+            raise ValueError("a finished seed has a picture of its own name")
+        if result.file is None or (self.folder / result.file).is_file():
+            self.results[result.seed] = result
 
     def add(self, results: Sequence[SeedResult], row_steps: int) -> None:
         """row_steps: of the whole search, up to the end of this batch."""
         last = len(results) - 1
-        self._append([asdict(r) | {"row_steps": row_steps, "to_come": last - i} for i, r in enumerate(results)])
+        lines = [asdict(r) | {"row_steps": row_steps, "to_come": last - i} for i, r in enumerate(results)]
+        append_records(self.path, lines)
         self.results |= {result.seed: result for result in results}
-
-    def _append(self, lines: Sequence[dict[str, Any]]) -> None:
-        try:
-            append_lines(self.path, [json.dumps(line) for line in lines])
-        except OSError as error:
-            raise OutputError(
-                f"The journal {self.path} cannot be written ({error.strerror}); free some space."
-            ) from error
 
 
 def search_fingerprint(

@@ -13,6 +13,7 @@ from typing import IO
 
 from ..errors import OutputError
 from .lock import take
+from .untrusted import open_to_write
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
@@ -128,9 +129,10 @@ def _flush_names(folder: Path) -> None:
 def append_lines(path: Path, lines: Sequence[str]) -> None:
     """Adds lines in one write and flushes them to the disk: all of them or, where the disk is full, none.
 
-    Half a line that a kill left at the end goes first. For one writer at a time (safety/lock.py). Raises OSError.
+    Half a line that a kill left at the end goes first. For one writer at a time (safety/lock.py). A link is not written
+    through. Raises OSError.
     """
-    with open(path, "ab+", buffering=0) as file:
+    with open_to_write(path) as file:
         _drop_half_line(file)
         size = file.seek(0, os.SEEK_END)
         data = "".join(f"{line}\n" for line in lines).encode()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError, PhotoError
 from .provenance import GENERATED
+from .untrusted import FileRefused, open_regular
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -278,10 +279,10 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     Raises PhotoError where it cannot be read, or c2pa-python is missing.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return _read_store(stream, str(path))
-    except OSError as error:
-        raise PhotoError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (FileRefused, OSError) as error:
+        raise PhotoError(f"{path} cannot be read: {error}. Give the path of a picture.") from error
 
 
 def manifest_state(path: str | Path) -> ManifestState:
@@ -341,4 +342,7 @@ def _read_store(stream: Any, name: str) -> dict[str, Any] | None:
             raise RemoteManifestError(
                 f"{name} names a C2PA manifest on the network, and nothing is fetched from there."
             ) from error
-        raise PhotoError(f"The C2PA manifest of {name} cannot be read: {error}") from error
+        reason = str(error).rstrip(".")
+        raise PhotoError(
+            f"The C2PA manifest of {name} cannot be read: {reason}. Use the file as it was made."
+        ) from error

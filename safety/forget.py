@@ -16,14 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import IdentityLockError, OutputError
+from ..errors import IdentityLockError, OutputError, printable
 from . import index
 from .atomic import replacing
 from .index import FOLDER, LINE, PLACE, Entry, Made, person_id
+from .json_lines import MAX_LINE
+from .pictures import open_picture
 from .provenance import PERSON_KEY, RECORD_KEY
+from .tensors import MAX_HEADER
+from .untrusted import FileRefused, open_regular, read_regular
 
-HEADER_LIMIT = 100 * 2**20  # bytes, of a safetensors header
-TEXT_LIMIT = 2**30  # of a log or a report
+REPORT_LIMIT = 16 << 20  # bytes
 PICTURES = (".png",)
 ID_FIELD = "identity_id"
 
@@ -67,7 +70,7 @@ class Forgotten:
             "Not known here: copies that you made or gave away, backups, and your own photos outside ComfyUI. "
             "A running ComfyUI keeps results in memory until it is started again."
         )
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def the_people(wanted: str, *, every: bool = False) -> list[Entry]:
@@ -191,7 +194,8 @@ def described(path: Path) -> dict[str, Any]:
         return {}
     if "identity" in metadata:
         photos = _json(metadata["identity"]).get("photos")
-        prints = [photo.get("fingerprint") for photo in photos if isinstance(photo, dict)] if photos else []
+        photos = photos if isinstance(photos, list) else []
+        prints = [photo.get("fingerprint") for photo in photos if isinstance(photo, dict)]
         return {"kind": "identity", "id": person_id([str(one) for one in prints])} if prints else {}
     format_, _, _ = str(metadata.get("format")).partition("/")  # of any version
     kind = {"identity-lock-lora": "lora", "identity-lock-training": "checkpoint"}.get(format_)
@@ -208,7 +212,7 @@ def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple
             if path.is_symlink() or not path.is_file():
                 continue
             if name.endswith(".jsonl"):
-                if any(_is_wanted(line, {(ID_FIELD, wanted)}) for line in _bytes(path).splitlines()):
+                if any(_is_wanted(line, {(ID_FIELD, wanted)}) for line in _read_lines(path)):
                     yield LINE, path
             elif path.suffix.lower() in PICTURES:
                 text = _text(path)
@@ -216,7 +220,7 @@ def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple
                 if wanted in said or (not said and inputs & _loaded(text.get("prompt", ""))):
                     yield "picture", path
             elif path.suffix.lower() == ".json":
-                if _json(_bytes(path)).get(ID_FIELD) == wanted:
+                if _json(_report(path)).get(ID_FIELD) == wanted:
                     yield "report", path
             elif path.suffix.lower() == ".safetensors":
                 told = described(path)
@@ -242,36 +246,41 @@ def _loaded(prompt: str) -> set[str]:
 
 def _text(path: Path) -> dict[str, str]:
     """The text chunks of a PNG that stand before its pixels, where this pack and ComfyUI put theirs."""
-    from PIL import Image
-
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
+        with open_picture(path, ("PNG",)) as picture:
             return {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
-    except Exception:  # damaged pictures make decoders raise nearly anything, and say of nobody that it is theirs
+    except FileRefused:  # a damaged picture says of nobody that it is theirs
         return {}
 
 
 def _header(path: Path) -> dict[str, Any]:
+    """Also of a file that was cut short: it is somebody's all the same."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > min(HEADER_LIMIT, os.fstat(file.fileno()).st_size):
-                return {}
-            return _json(file.read(size))
-    except OSError:
+            return _json(file.read(size)) if size <= MAX_HEADER else {}
+    except (FileRefused, OSError):
         return {}
 
 
-def _bytes(path: Path) -> bytes:
+def _read_lines(path: Path) -> Iterator[bytes]:
     try:
-        return path.read_bytes() if path.stat().st_size <= TEXT_LIMIT else b""
-    except OSError:
+        with open_regular(path) as file:
+            yield from iter(lambda: file.readline(MAX_LINE), b"")
+    except (FileRefused, OSError):
+        return
+
+
+def _report(path: Path) -> bytes:
+    try:
+        return read_regular(path, REPORT_LIMIT)
+    except FileRefused:
         return b""
 
 
 def _json(text: str | bytes) -> dict[str, Any]:
     try:
         told = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}

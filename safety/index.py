@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
+from .untrusted import FileRefused, read_regular
 
 HOME_VARIABLE = "IDENTITY_LOCK_HOME"
 PHOTO_PREFIX = "photo-"
+MAX_INDEX, MAX_LINE = 256 << 20, 1 << 16  # bytes; a render takes 200
 _KEY = re.compile(r"(?:photo-)?[0-9a-f]{16}")
 
 # What an entry can be besides the kind of a file.
@@ -182,13 +184,20 @@ def _lines(key: str, damaged: list[str]) -> Iterator[dict[str, Any]]:
     path = index_file(key)
     if not path.is_file():
         return
-    for number, raw in enumerate(path.read_bytes().split(b"\n"), 1):
+    try:
+        content = read_regular(path, MAX_INDEX)
+    except FileRefused as error:
+        damaged.append(f"the whole of {path} ({error})")
+        return
+    for number, raw in enumerate(content.split(b"\n"), 1):
         if not raw:
             continue
         try:
+            if len(raw) > MAX_LINE:
+                raise ValueError
             line = json.loads(raw.decode("utf-8", "surrogatepass"))
             known = isinstance(line["name"], str) and isinstance(line["photos"], list) if line["kind"] == PERSON else (
-                os.path.isabs(line["path"]) and "\0" not in line["path"]
+                os.path.isabs(line["path"]) and b"\0" not in os.fsencode(line["path"])
             )
         except (ValueError, KeyError, TypeError, RecursionError):
             known = False

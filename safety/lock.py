@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import IdentityLockError, OutputError
+from .untrusted import FileRefused, from_json, open_to_write, parse_json, read_regular
 
 # A byte far behind the text: Windows lets nobody read what is locked, and the text is for the one who is refused.
 _LOCKED_BYTE = 1 << 20
@@ -64,11 +65,11 @@ def take(file: IO[bytes], *, wait: bool = False, unknown: bool = True) -> bool:
 def _taken(path: Path, *, wait: bool) -> IO[bytes] | None:
     while True:
         try:
-            file = open(path, "a+b")  # noqa: SIM115 - open as long as the lock is held
+            file = open_to_write(path)
         except OSError as error:
             raise OutputError(
-                f"The lock file {path} cannot be written ({error.strerror}); free some space or give a folder that "
-                "you may write."
+                f"The lock file {path} cannot be written ({error.strerror or error}); free some space or give a "
+                "folder that you may write."
             ) from error
         if not take(file, wait=wait):
             file.close()
@@ -101,8 +102,8 @@ def _held(path: Path, file: IO[bytes]) -> Iterator[None]:
 
 def _holder(path: Path) -> str:
     try:
-        return f" (process {json.loads(path.read_text(encoding='utf-8'))['pid']})"
-    except (OSError, ValueError, KeyError, TypeError):
+        return f" (process {from_json(int, parse_json(read_regular(path, 1000))['pid'])})"
+    except (FileRefused, ValueError, KeyError, TypeError):
         return ""  # its first line is still being written
 
 

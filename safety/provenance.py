@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, unescape
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from ..errors import OutputError, PhotoError
 from .atomic import replacing
+from .pictures import decoding, open_picture
+from .untrusted import FileRefused, parse_json
 
 if TYPE_CHECKING:
     from .c2pa_signing import Signer
@@ -113,6 +116,15 @@ def encode_png(pixels: np.ndarray, text: Mapping[str, str]) -> bytes:
     return stream.getvalue()
 
 
+def read_png(path: str | Path) -> np.ndarray:
+    """The pixels of a PNG, uint8 RGB (H, W, 3). Raises PhotoError where it is gone, damaged or of another kind."""
+    try:
+        with open_picture(path, ("PNG",)) as picture, decoding():
+            return np.asarray(picture.convert("RGB"))
+    except FileRefused as error:
+        raise PhotoError(f"{path} cannot be read as a picture: {error}. Make it again.") from error
+
+
 def png_info(text: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
     for keyword, value in text.items():
@@ -137,8 +149,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
             "It was not written by this pack, or another program stripped its text."
         )
     try:
-        record = json.loads(chunks[RECORD_KEY])
-    except (ValueError, RecursionError) as error:  # of numbers too long and brackets too deep as well
+        record = parse_json(chunks[RECORD_KEY], finite=False)
+    except ValueError as error:
         raise PhotoError(f"The Identity Lock record in {path} is damaged: {error}. Use the render log.") from error
     if not isinstance(record, dict):
         raise PhotoError(f"The Identity Lock record in {path} is damaged: no JSON object. Use the render log.")
@@ -182,14 +194,15 @@ def _between(text: str, start: str, end: str) -> str:
 
 
 def _read_text(path: str | Path) -> dict[str, str]:
+    if not os.path.exists(path):
+        raise PhotoError(f"{path} does not exist. Give the path of a PNG.")
     try:
-        with Image.open(path) as picture:
-            picture.load()
-            found = getattr(picture, "text", None)
-    except FileNotFoundError as error:
-        raise PhotoError(f"{path} does not exist. Give the path of a PNG.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise PhotoError(f"{path} cannot be read as a picture: {error}") from error
-    if found is None:
-        raise PhotoError(f"{path} is no PNG, and only PNG files carry an Identity Lock record.")
+        with open_picture(path) as picture:
+            if picture.format != "PNG":
+                raise PhotoError(f"{path} is no PNG, and only PNG files carry an Identity Lock record.")
+            with decoding():
+                picture.load()  # text may follow the pixels
+                found = getattr(picture, "text", {})
+    except FileRefused as error:
+        raise PhotoError(f"{path} cannot be read as a picture: {error}. Give the path of a PNG.") from error
     return {str(key): str(value) for key, value in found.items()}

@@ -25,7 +25,16 @@ from ..safety import index
 from ..safety.atomic import make_folder
 from ..safety.fingerprint import fingerprint
 from ..safety.lock import only_one
-from .checkpoint import FORMAT, Checkpoint, load_checkpoint, save_checkpoint, step_generator
+from ..safety.untrusted import from_json
+from .checkpoint import (
+    FORMAT,
+    Checkpoint,
+    load_checkpoint,
+    restore_optimizer,
+    restoring,
+    save_checkpoint,
+    step_generator,
+)
 from .lora import Adapter, adapted
 from .losses import huber_delta, loss_map, masked_mean
 from .optimizers import make_optimizer, warmup_factor
@@ -383,19 +392,39 @@ class _Run:
         if not self.path.is_file():
             return False
         saved = load_checkpoint(self.path, self.fingerprint)
-        self.position = _Position(**saved.progress["position"])
-        phase = self.plan.phases[min(self.position.phase, len(self.plan.phases) - 1)]
-        adapter = {key: value for key, value in saved.adapter.items() if not key.startswith("before/")}
-        self._before = {k.removeprefix("before/"): v for k, v in saved.adapter.items() if k.startswith("before/")}
-        self.adapter.load_state(adapter, saved.progress["alpha"])
-        self.best = dict(saved.best)
-        self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
-        self.optimizer.load_state_dict(dict(saved.optimizer))
-        self.detector = self._new_detector(phase)
-        self.detector.load_state_dict(saved.progress["detector"])
-        self.report = TrainingReport.from_json(saved.progress["report"])
+        with restoring(self.path):
+            self._go_on_from(saved)
         self.report.resumed_at.append(self.position.step)
         return True
+
+    def _go_on_from(self, saved: Checkpoint) -> None:
+        self.position = from_json(_Position, saved.progress["position"])
+        self.report = TrainingReport.from_json(saved.progress["report"])
+        self._require_sense()
+        phase = self.plan.phases[min(self.position.phase, len(self.plan.phases) - 1)]
+        if saved.progress["alpha"] != phase.alpha:
+            raise ValueError("its alpha is not that of its phase")
+        adapter = {key: value for key, value in saved.adapter.items() if not key.startswith("before/")}
+        self._before = {k.removeprefix("before/"): v for k, v in saved.adapter.items() if k.startswith("before/")}
+        self.best = dict(saved.best)
+        if not 0.0 < float(self.best["alpha"]) < math.inf:
+            raise ValueError("its best weights have no scale")
+        for weights in (self._before, self.best, adapter):  # each has to fit; the last one stays
+            self.adapter.load_state(weights, phase.alpha)
+        self.optimizer = make_optimizer(phase.optimizer, self.adapter.parameters(), phase.lr)
+        restore_optimizer(self.optimizer, saved.optimizer)
+        self.detector = self._new_detector(phase)
+        self.detector.load_state_dict(saved.progress["detector"])
+
+    def _require_sense(self) -> None:
+        """Raises ValueError for a position that its report has not come to."""
+        position, report = self.position, self.report
+        here = min(position.phase, len(self.plan.phases) - 1)
+        steps = (position.step, position.phase, position.phase_step)
+        if min(steps) < 0 or len(report.phases) != here + 1 or not report.identity or position.step != report.steps:
+            raise ValueError("its position and its report contradict each other")
+        if (position.delta is None) is (self.plan.phases[here].loss == "huber"):
+            raise ValueError("its position lacks Huber's delta, or has one too many")
 
     def _finish(self, name: str) -> LoraWeights:
         best = dict(self.best)

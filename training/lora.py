@@ -95,10 +95,14 @@ class Adapter:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor], alpha: float) -> None:
-        """Puts back what `state()` gave while the scale was alpha/rank."""
+        """Puts back what `state()` gave while the scale was alpha/rank. Raises KeyError, or ValueError for weights of
+        another shape."""
         for name, down, up in self._pairs():
             for part, layer in (("down", down), ("up", up)):
-                layer.weight.copy_(state[f"{name}.{part}"])
+                weight = state[f"{name}.{part}"]
+                if weight.shape != layer.weight.shape:
+                    raise ValueError(f"its weights of {name} are of another shape")
+                layer.weight.copy_(weight)
         for layer in self._layers.values():
             layer.scaling[ADAPTER] = alpha / self.rank
         self.alpha = alpha

@@ -50,6 +50,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import TrainingError
+from ..safety.untrusted import from_json
 from .welford import Welford
 
 _PRIOR_CORRELATION = 0.5
@@ -127,6 +128,35 @@ class PlateauVerdict:
     reason: str
 
 
+@dataclass(frozen=True)
+class _State:
+    """PlateauDetector.state_dict, with its types."""
+
+    spec: PlateauSpec
+    steps: list[int]
+    losses: list[list[float]]
+    level: Welford
+    first_step: int | None
+    last_step: int | None
+    pairs: int | None
+    checks: int
+    passes: int
+    correlation_sum: float
+    windows: int
+    test: WindowTest | None
+
+    def makes_sense(self) -> bool:
+        known = [one is not None for one in (self.first_step, self.last_step, self.pairs)]
+        return (
+            known == [self.checks > 0] * 3
+            and len(self.steps) == len(self.losses) == self.level.count <= self.spec.window
+            and all(one < other for one, other in zip(self.steps, self.steps[1:], strict=False))
+            and all(len(row) == self.pairs and all(0 < loss < math.inf for loss in row) for row in self.losses)
+            and self.windows >= 0
+            and math.isfinite(self.correlation_sum)
+        )
+
+
 class PlateauDetector:
     """Watches the probe losses of one phase; begin a new one at each phase, with the same probe."""
 
@@ -183,20 +213,20 @@ class PlateauDetector:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`: every later verdict is the one an uninterrupted run would have given.
 
-        Raises TrainingError if the state was made with another PlateauSpec.
+        Raises TrainingError if the state was made with another PlateauSpec; ValueError for what is no such state.
         """
         if state["spec"] != asdict(self.spec):
             raise TrainingError(
                 f"Plateau test: the checkpoint was made with {state['spec']} and this run asks for "
                 f"{asdict(self.spec)}; resume with the same settings, or start the phase anew."
             )
-        self._steps = list(state["steps"])
-        self._losses = [list(row) for row in state["losses"]]
-        self._level = Welford(**state["level"])
-        self._first_step, self._last_step = state["first_step"], state["last_step"]
-        self._pairs, self._checks, self._passes = state["pairs"], state["checks"], state["passes"]
-        self._correlation_sum, self._windows = state["correlation_sum"], state["windows"]
-        self._test = WindowTest(**state["test"]) if state["test"] else None
+        told = from_json(_State, state)
+        if not told.makes_sense():
+            raise ValueError("the state of its plateau test contradicts itself")
+        self._steps, self._losses, self._level = told.steps, told.losses, told.level
+        self._first_step, self._last_step = told.first_step, told.last_step
+        self._pairs, self._checks, self._passes = told.pairs, told.checks, told.passes
+        self._correlation_sum, self._windows, self._test = told.correlation_sum, told.windows, told.test
 
     def _checked(self, step: int, losses: np.ndarray) -> list[float]:
         row = np.asarray(losses, dtype=np.float64)

@@ -10,6 +10,7 @@ from typing import Any
 from ..identity.drift import LOCK_THRESHOLD
 from ..safety.atomic import replacing
 from ..safety.provenance import chart_info
+from ..safety.untrusted import from_json
 from .plateau import PlateauVerdict
 from .probes import IdentityCheck
 
@@ -98,12 +99,8 @@ class TrainingReport:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainingReport:
-        fields = dict(data)
-        fields["phases"] = [PhaseReport(**phase) for phase in data["phases"]]
-        fields["losses"] = [(int(step), float(value)) for step, value in data["losses"]]
-        fields["probe"] = [PlateauVerdict(**verdict) for verdict in data["probe"]]
-        fields["identity"] = [IdentityCheck(**check) for check in data["identity"]]
-        return cls(**fields)
+        """What `to_json` gave. Raises ValueError for anything else."""
+        return from_json(cls, data)
 
     def summary(self) -> str:
         lines = [phase.sentence for phase in self.phases]

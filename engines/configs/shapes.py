@@ -20,6 +20,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 SDXL_HEAD_CHANNELS = 64  # SD1.5 has 8 heads at every width instead (attention_head_dim in sd15.json).
 CLIP_HEAD_CHANNELS = 64
+MAX_BLOCKS = 64  # of a half of a UNet; SD1.5 has 12
+MAX_NUMBER = 1_000_000  # in a configuration; vocabularies have 50,000 words
+TENSORS_PER_LAYER = 8  # at least, in every residual block, transformer block and text layer
 TAESD_BLOCKS = (1, 3, 3, 3)  # encoder; the decoder has the same, reversed
 
 
@@ -51,7 +54,10 @@ def _depth(shapes: Shapes, block: str) -> int:
 
 
 def _block_count(shapes: Shapes, side: str) -> int:
-    return len({name.split(".")[1] for name in shapes if name.startswith(f"{side}.")})
+    count = len({name.split(".")[1] for name in shapes if name.startswith(f"{side}.")})
+    if count > MAX_BLOCKS:
+        raise CheckpointError(f"The UNet has {count} {side}, more than any that is known: the file is damaged.")
+    return count
 
 
 def _out_channels(shapes: Shapes, block: str) -> int:
@@ -92,6 +98,34 @@ def output_levels(shapes: Shapes) -> list[Level]:
     return levels
 
 
+def require_evidence(config: Mapping[str, Any], shapes: Shapes) -> None:
+    """Raises CheckpointError for a configuration of more layers than there are tensors for, or of numbers beyond
+    reason: a network is built, layer by layer, before it can be compared with its file."""
+    largest = max((abs(number) for number in _numbers(config)), default=0)
+    blocks = len(config["block_out_channels"]) if isinstance(config.get("block_out_channels"), list) else 1
+    per_block = sum(_numbers(config.get("layers_per_block", 2))) + 1
+    depth = sum(_numbers(config.get("transformer_layers_per_block", 1))) + 1
+    tiny = sum(_numbers([config.get("num_encoder_blocks", []), config.get("num_decoder_blocks", [])]))
+    text = sum(_numbers(config.get("num_hidden_layers", 0)))
+    layers = max(blocks, per_block, depth, tiny, text)
+    if largest > MAX_NUMBER or layers > len(shapes) or blocks > MAX_BLOCKS or blocks * per_block * depth > 10_000:
+        raise CheckpointError("Its configuration asks for a larger network than its weights are of: copy it again.")
+
+
+def _numbers(value: Any) -> list[int]:
+    """Every whole number in it, at whatever depth."""
+    if isinstance(value, Mapping):
+        return [number for one in value.values() for number in _numbers(one)]
+    if isinstance(value, list | tuple):
+        return [number for one in value for number in _numbers(one)]
+    return [value] if isinstance(value, int) else []
+
+
+def _require_layers(what: str, layers: int, shapes: Shapes) -> None:
+    if layers * TENSORS_PER_LAYER > len(shapes):
+        raise CheckpointError(f"The {what} has {layers} layers and {len(shapes)} tensors: the file is incomplete.")
+
+
 def context_dim(shapes: Shapes) -> int | None:
     """Width of the text conditioning, from the first cross-attention; None where the UNet has none."""
     for name, shape in shapes.items():
@@ -116,6 +150,7 @@ def unet_config(shapes: Shapes, architecture: str) -> dict[str, Any]:
                 f"A level of the UNet has attention after some residual blocks and not after others {level.depths}, "
                 "which is not supported."
             )
+    _require_layers("UNet", sum(len(level.depths) + sum(level.depths) for level in (*down, *up)), shapes)
     config = shipped_config(architecture)["unet"]
     if architecture == "sdxl":
         config["attention_head_dim"] = [level.channels // SDXL_HEAD_CHANNELS for level in down]
@@ -173,6 +208,7 @@ def vae_config(shapes: Shapes, architecture: str) -> dict[str, Any]:
         raise CheckpointError("The VAE has no encoder (no encoder.down keys), and training needs one.")
     channels = [shapes[f"encoder.down.{level}.block.0.conv2.weight"][0] for level in range(levels)]
     blocks = {name.split(".")[4] for name in shapes if name.startswith("encoder.down.0.block.")}
+    _require_layers("VAE", levels * len(blocks), shapes)
     return shipped_config(architecture)["vae"] | {
         "block_out_channels": channels,
         "down_block_types": ["DownEncoderBlock2D"] * levels,
@@ -202,11 +238,13 @@ def taesd_config(shapes: Shapes, *, scaling_factor: float, shift_factor: float) 
 def clip_config(shapes: Shapes, architecture: str) -> dict[str, Any]:
     """Keyword arguments for the CLIPTextConfig of CLIP-L (transformers names, starting at "text_model.")."""
     vocabulary, width = shapes["text_model.embeddings.token_embedding.weight"]
+    layers = len({n.split(".")[3] for n in shapes if n.startswith("text_model.encoder.layers.")})
+    _require_layers("text encoder", layers, shapes)
     return shipped_config(architecture)["text_encoders"][0] | {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": len({n.split(".")[3] for n in shapes if n.startswith("text_model.encoder.layers.")}),
+        "num_hidden_layers": layers,
         "num_attention_heads": max(1, width // CLIP_HEAD_CHANNELS),
         "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
         "projection_dim": width,
@@ -216,11 +254,13 @@ def clip_config(shapes: Shapes, architecture: str) -> dict[str, Any]:
 def open_clip_config(shapes: Shapes) -> dict[str, Any]:
     """Keyword arguments for the CLIPTextConfig of SDXL's second encoder, bigG (OpenCLIP names)."""
     vocabulary, width = shapes["token_embedding.weight"]
+    layers = len({n.split(".")[2] for n in shapes if n.startswith("transformer.resblocks.")})
+    _require_layers("second text encoder", layers, shapes)
     return shipped_config("sdxl")["text_encoders"][1] | {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        "num_hidden_layers": len({n.split(".")[2] for n in shapes if n.startswith("transformer.resblocks.")}),
+        "num_hidden_layers": layers,
         "num_attention_heads": max(1, width // CLIP_HEAD_CHANNELS),
         "max_position_embeddings": shapes["positional_embedding"][0],
         "projection_dim": shapes["text_projection"][1],

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..faces import Face
 
 DIMENSION = 512
+MAX_BYTES = 1 << 30  # the largest published pack has a quarter of it
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 PREFERRED_PACKS = ("buffalo_l", "antelopev2", "auraface")
 RECOGNITION_FILES = ("w600k_r50.onnx", "glintr100.onnx", "w600k_mbf.onnx")
 
@@ -148,6 +150,27 @@ def _described(path: Path) -> Pack:
     return Pack(path, digest, "weights not known to this pack: check their licence", False)
 
 
+def _require_plain_network(path: Path) -> None:
+    """These files are pinned by nobody, so only what such a network needs is run: all of its weights in the file that
+    is hashed, no loop that could go on for ever, and a face of the known size. Raises ValueError."""
+    import onnx
+
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MiB")
+    model = onnx.load(str(path), load_external_data=False)
+    nodes = model.graph.node
+    tensors = [*model.graph.initializer, *(held.t for node in nodes for held in node.attribute)]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+        raise ValueError("it keeps weights in other files, which no hash covers")
+    foreign = [node.op_type for node in nodes if node.op_type in _CONTROL_FLOW or node.domain not in ("", "ai.onnx")]
+    if foreign or model.functions:
+        raise ValueError(f"it holds {(foreign or ['functions'])[0]}, which no such network needs")
+    shapes = [held.type.tensor_type.shape.dim for held in model.graph.input]
+    sides = {dim.dim_value for shape in shapes[:1] for dim in shape[2:] if dim.HasField("dim_value")}
+    if not sides <= {CHIP_SIZE}:
+        raise ValueError(f"it takes faces of another size than {CHIP_SIZE} px")
+
+
 def _load(path: Path, provider: str, threads: int) -> Any:
     if not path.is_file():  # insightface would go looking for it elsewhere
         raise RecogniserError(f"The ArcFace weights {path} are gone; put the file back.")
@@ -164,6 +187,7 @@ def _load(path: Path, provider: str, threads: int) -> Any:
     providers = [name for name in dict.fromkeys((provider, "CPUExecutionProvider"))]
     available = set(onnxruntime.get_available_providers())
     try:
+        _require_plain_network(path)
         model = model_zoo.get_model(
             str(path), providers=[name for name in providers if name in available], sess_options=options, download=False
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 from ...errors import RecogniserError
 from ...safety.index import home
 
+MAX_BYTES = 4 << 30
 ENVIRONMENT_VARIABLE = "IDENTITY_LOCK_MODELS"
 SUBFOLDERS = ("", "identity_lock")  # so that ComfyUI's models folder can keep ours apart
 
@@ -178,6 +179,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     resolved = Path(path).resolve()
     try:
         status = resolved.stat()
+        if status.st_size > MAX_BYTES:
+            raise RecogniserError(f"{path} is larger than {MAX_BYTES >> 30} GiB, and no face model is; move it away.")
         key = (str(resolved), status.st_size, status.st_mtime_ns)
         if key not in _hashes:
             with open(resolved, "rb") as stream:

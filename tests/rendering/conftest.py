@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,22 @@ from identity_lock.training.lora import adapted
 SIZE = (128, 128)
 PROMPT = "photo of a woman, red background"
 RENDER = PassSpec(PROMPT, cfg=1.5, steps=4, sampler="ddim", scheduler="simple")
+
+
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[[Path], None]:
+    """full_disk(path): from now on there is no room for another line of this file."""
+    flush = os.fsync
+
+    def full_for(path: Path) -> None:
+        def full(handle: int) -> None:
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            flush(handle)
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    return full_for
 
 
 @pytest.fixture(scope="session")

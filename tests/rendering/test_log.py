@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from identity_lock.errors import OutputError
 from identity_lock.identity.drift import Drift
 from identity_lock.rendering import log as log_module
 from identity_lock.rendering.log import RenderLog, RenderRecord, outcome, versions
+from identity_lock.safety.json_lines import JournalDamaged
 from identity_lock.safety.provenance import COMPOSITE, GENERATED, read_record, read_source_type
 
 from .conftest import RENDER
@@ -149,13 +149,40 @@ def test_a_folder_below_a_file_is_refused_by_name(tmp_path):
         RenderLog(tmp_path / "file" / "out")
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full on this system")
-def test_a_full_disk_is_said_in_words(tmp_path):
+def test_a_full_disk_is_said_in_words(tmp_path, full_disk):
     log = RenderLog(tmp_path)
-    (tmp_path / "renders.jsonl").symlink_to("/dev/full")
+    log.write(PICTURE, "a", record())
+    whole = (tmp_path / "renders.jsonl").read_bytes()
+    full_disk(tmp_path / "renders.jsonl")
     with pytest.raises(OutputError, match=r"No space left.*free some space"):
-        log.write(PICTURE, "a", record())
-    assert not list(tmp_path.glob(".*"))
+        log.write(PICTURE, "b", record())
+    assert (tmp_path / "renders.jsonl").read_bytes() == whole and not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_log_is_refused_before_anything_is_rendered(tmp_path):
+    RenderLog(tmp_path).write(PICTURE, "a", record())
+    with open(tmp_path / "renders.jsonl", "ab") as lines:
+        lines.write(b"{]\n")
+    with pytest.raises(JournalDamaged, match=r"Line 2 of .*renders\.jsonl cannot be read .*move the log away"):
+        RenderLog(tmp_path)
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped_and_spoils_no_other(tmp_path):
+    for seed in (1, 2):
+        RenderLog(tmp_path).write(PICTURE, str(seed), record(seed))
+        with open(tmp_path / "renders.jsonl", "ab") as lines:
+            lines.write(b'{"file": "half')
+    RenderLog(tmp_path).write(PICTURE, "3", record(3))
+    assert [line["seed"] for line in lines_of(tmp_path)] == [1, 2, 3]
+
+
+def test_a_log_that_is_a_link_is_not_written_through(tmp_path):
+    (tmp_path / "elsewhere").write_text("keep me\n")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "renders.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(JournalDamaged, match="is a link to another place"):
+        RenderLog(tmp_path / "logs")
+    assert (tmp_path / "elsewhere").read_text() == "keep me\n"
 
 
 def test_half_a_line_that_a_kill_left_is_no_line(tmp_path, restart):

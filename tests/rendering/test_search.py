@@ -7,7 +7,6 @@ of numbers stands in, whose pictures merely spell a drift.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from identity_lock.rendering.search import (
     SeedResult,
     search_seeds,
 )
+from identity_lock.safety.json_lines import JournalDamaged
 from identity_lock.safety.provenance import read_record
 
 from .conftest import RENDER, SIZE, files_in, render_with
@@ -193,10 +193,29 @@ def test_a_journal_of_another_lora_is_refused(run, portrait_engine, identity, bo
         search_seeds(portrait_engine, lora, identity, both_meters, SPEC, SIZE, run.folder)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full on this system")
-def test_a_full_disk_is_said_in_words(portrait_engine, identity, both_meters, tmp_path):
-    (tmp_path / JOURNAL_NAME).symlink_to("/dev/full")
+def test_a_full_disk_is_said_in_words(portrait_engine, identity, both_meters, tmp_path, full_disk):
+    full_disk(tmp_path / JOURNAL_NAME)
     with pytest.raises(OutputError, match=r"journal.*No space left.*free some space"):
+        search(portrait_engine, identity, both_meters, SPEC, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b"{]",
+        lambda line: b"[]",
+        lambda line: line.replace(b'"seed_40.png"', b'"../seed_40.png"'),
+        lambda line: line.replace(b'"seed": 40', b'"seed": "forty"'),
+        lambda line: line.replace(b'"previews"', b'"reviews"'),
+        lambda line: line.replace(b'"detected": true', b'"detected": NaN'),
+    ],
+    ids=["no JSON", "no object", "another folder", "a word", "another field", "no number"],
+)
+def test_a_damaged_line_is_named_with_the_way_out(run, portrait_engine, identity, both_meters, tmp_path, damage):
+    lines = (run.folder / JOURNAL_NAME).read_bytes().split(b"\n")
+    assert damage(lines[1]) != lines[1]
+    (tmp_path / JOURNAL_NAME).write_bytes(b"\n".join([lines[0], damage(lines[1]), *lines[2:]]))
+    with pytest.raises(JournalDamaged, match=r"Line 2 of .*seeds\.jsonl cannot be read.*give another folder"):
         search(portrait_engine, identity, both_meters, SPEC, tmp_path)
 
 
