@@ -119,6 +119,8 @@ def read_request(args: argparse.Namespace) -> Request:
     scenes = named_scenes(args.scene) if args.scene else PAPER_SCENES
     photos = _read_photos(args.photos)
     captions = _captions(photos, args.caption, subject)
+    for text in captions.values():
+        require_allowed(text, field="caption")
     prepare_all(photos, default_detector(args.models), PrepSettings(size=64), models_dir=args.models)
     build_identity(photos, name=args.name, consent=args.consent, models_dir=args.models)  # of one person, recognisably
     return Request(

@@ -114,8 +114,7 @@ def run_pipeline(
     Raises the IdentityLockError family; TrainingStopped and SearchStopped keep the work.
     """
     require_consent(consent)
-    for prompt in (spec.search.render.prompt, *(scene.prompt for scene in spec.scenes)):
-        require_allowed(prompt)  # before the hours, not after them
+    _require_prompts(captions, spec)  # before the hours, not after them
     seconds: dict[str, float] = {}
     with _stage("prepare", seconds):
         prepared = prepare_all(photos, default_detector(models_dir), spec.prep, models_dir=models_dir)
@@ -192,6 +191,19 @@ def _weights(identity: Identity, recogniser: str | None) -> str:
     if recogniser is None:
         return "none"
     return f"{recogniser} ({identity.embedding(recogniser).recogniser_sha256[:12]}...)"
+
+
+def _require_prompts(captions: Mapping[str, str], spec: PipelineSpec) -> None:
+    for caption in captions.values():
+        require_allowed(caption, field="caption")
+    spec.search.render.require_allowed()
+    for scene in spec.scenes:
+        passes = styled_for(spec.three_pass, scene.prompt)
+        asked = [passes.anchor, passes.style, passes.rescue]
+        if spec.two_pass is not None:
+            asked += [spec.two_pass.anchor, replace(spec.two_pass.style, prompt=scene.prompt)]
+        for one in asked:
+            one.require_allowed(f"prompt of the scene {scene.name}")
 
 
 def styled_for(spec: ThreePassSpec, prompt: str) -> ThreePassSpec:

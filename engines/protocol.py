@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..safety.prompt import require_renderable
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -66,6 +68,9 @@ class SampleRequest:
     denoise: (0, 1], the share of the noise schedule that is run when `init` is given. init: latents (1 or N, C, h, w).
     mask: (1 or N, 1, h, w) in [0, 1], latent resolution: 0 keeps `init`, 1 is sampled through the whole run, and
     values between join in once that share of the run is left (differential diffusion, Levin & Fried 2023).
+
+    A request that the prompt guard refuses cannot be made: every picture of every engine starts here, so no render
+    path can leave the guard out. Raises PromptRefused.
     """
 
     positive: Conditioning
@@ -82,6 +87,9 @@ class SampleRequest:
     mask: Tensor | None = None
     lora: LoraWeights | None = None
     strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_renderable(self.positive.prompt, self.negative.prompt, self.cfg)
 
 
 @dataclass(frozen=True)

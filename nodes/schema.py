@@ -78,7 +78,11 @@ def prompt_input(name: str, tooltip: str, default: str = "") -> Any:
 
 
 def negative_input() -> Any:
-    return prompt_input("negative", "What should not be in the picture, in words. The prompt guard does not read it.")
+    return prompt_input(
+        "negative",
+        "What should not be in the picture, in words. The prompt guard reads it only where cfg is below 1: there the "
+        "model draws it.",
+    )
 
 
 def size_inputs() -> list[Any]:

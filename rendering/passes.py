@@ -13,7 +13,7 @@ from ..engines.lora_file import LoraWeights
 from ..engines.memory import RanOut, attempt
 from ..engines.protocol import Engine, SampleRequest
 from ..errors import RenderError
-from ..safety.prompt import require_allowed
+from ..safety.prompt import require_renderable
 from .log import Meters
 
 # Raised by hand whenever a change of this pack changes the picture of a seed, what a preview shows, which seeds are
@@ -39,6 +39,11 @@ class PassSpec:
     def describe(self) -> dict[str, Any]:
         return asdict(self)
 
+    def require_allowed(self, field: str = "prompt") -> None:
+        """Raises PromptRefused, naming `field`, for words that the guard refuses. Asked before the first pass of
+        several: each pass is refused by itself as well, but a later one after the time of those before it."""
+        require_renderable(self.prompt, self.negative, self.cfg, field=field)
+
 
 def run_pass(
     engine: Engine,
@@ -53,9 +58,10 @@ def run_pass(
     """A uint8 RGB picture (height, width, 3). size: (width, height).
 
     start: the picture to begin from, of that size. face_mask: float32 (height, width), 1 on the face.
-    Raises PromptRefused for a prompt that the guard refuses, RenderError where memory runs out.
+    Raises PromptRefused for a prompt that the guard refuses, or for such a negative prompt where cfg is below 1;
+    RenderError where memory runs out.
     """
-    require_allowed(spec.prompt)
+    spec.require_allowed()
     rendered = attempt(lambda: _rendered(engine, spec, seed, size, lora, start, face_mask), engine.free_memory)
     if isinstance(rendered, RanOut):
         raise no_memory(size, rendered.said)

@@ -14,7 +14,6 @@ from ..engines.protocol import Engine
 from ..errors import RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift, DriftMeter
 from ..identity.identity import Identity
-from ..safety.prompt import require_allowed
 from .blend import MAX_BLEND, BlendResult, blend_faces
 from .log import Meters, RenderRecord, outcome
 from .passes import PassSpec, models_used, run_pass
@@ -117,7 +116,7 @@ def rescue_picture(
     started = time.perf_counter()
     heal: Heal | None = None
     if engine is not None and healing is not None:
-        require_allowed(healing.prompt, field="prompt")
+        healing.require_allowed()
         model, spec = engine, healing
 
         def heal(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

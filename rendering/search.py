@@ -29,7 +29,6 @@ from ..safety.c2pa_signing import Signer
 from ..safety.fingerprint import fingerprint, swapped
 from ..safety.json_lines import append_records, damaged, keep_lines, read_lines
 from ..safety.lock import only_one
-from ..safety.prompt import require_allowed
 from ..safety.provenance import read_png
 from ..safety.untrusted import from_json
 from .log import Meters, RenderLog, RenderRecord, outcome
@@ -176,7 +175,7 @@ def search_seeds(
     with the batches that are missing. signer: signs each picture, those of an earlier run too. Raises PromptRefused,
     RenderError (a journal of another search, another process at work in the folder, no memory), JournalDamaged,
     OutputError."""
-    require_allowed(spec.render.prompt)
+    spec.render.require_allowed()
     index.introduce(identity.person)
     with only_one(make_folder(folder), LOCK_NAME, lambda holder: _busy(folder, holder)):
         journal = _Journal(folder, search_fingerprint(engine, lora, meters, spec, size), identity.id, signer)

@@ -14,7 +14,6 @@ from ..errors import RenderError
 from ..identity.drift import LOCK_THRESHOLD, Drift
 from ..identity.identity import Identity
 from ..identity.prepare import soft_face_mask
-from ..safety.prompt import require_allowed
 from .log import Meters, RenderRecord, outcome
 from .passes import PassSpec, models_used, run_pass
 from .rescue import RescueResult, rescue_blend
@@ -86,7 +85,7 @@ def render_three_pass(
     """
     clock = _Clock()
     for name, asked in (("anchor prompt", spec.anchor), ("scene prompt", spec.style), ("rescue prompt", spec.rescue)):
-        require_allowed(asked.prompt, field=name)
+        asked.require_allowed(name)
     if anchor is None:
         anchor = run_pass(engine, spec.anchor, seed, size, lora)
     elif (anchor.shape[1], anchor.shape[0]) != size:

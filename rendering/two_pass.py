@@ -12,7 +12,6 @@ from ..engines.protocol import Engine
 from ..identity.drift import LOCK_THRESHOLD, Drift
 from ..identity.identity import Identity
 from ..identity.prepare import soft_face_mask
-from ..safety.prompt import require_allowed
 from .log import Meters, RenderRecord, outcome
 from .passes import PassSpec, models_used, run_pass
 
@@ -58,7 +57,7 @@ def render_two_pass(
     by default the anchor's. anchor: a first pass that was rendered before. Raises PromptRefused before the first pass.
     """
     for name, asked in (("anchor prompt", spec.anchor), ("scene prompt", spec.style)):
-        require_allowed(asked.prompt, field=name)
+        asked.require_allowed(name)
     started = time.perf_counter()
     if anchor is None:
         anchor = run_pass(engine, spec.anchor, seed, size, lora)

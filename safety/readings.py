@@ -42,17 +42,39 @@ _BLANK_BUT_NOT_SPACE = {0x115F, 0x1160, 0x3164, 0xFFA0, 0x2800}
 _LEET = str.maketrans("034578926@$+€£¢", "oeastbgzbastelc")
 _I_OR_L = "1!|"
 _SYMBOLS_IN_WORDS = "@$!|+€£¢*#"
+_NUMBERED = re.compile(r"[a-z]{1,2}\d{3,}|\d{2,}[a-z]{1,2}")  # a model or a measure ("f3900", "105mm"), no word
 _CHUNK = re.compile(r"[a-z0-9@$!|+€£¢*#']+")
+# A full stop after a short word may end an abbreviation ("Mr. Dick") or part letters ("n. u. d. e").
+_ENDS_CLAUSE = re.compile(r"[,;?]\s")
+_SHORTEST_LAST_WORD = 4
+
+
+_ESCAPE = re.compile(
+    r"%([46][1-9A-F]|[57][0-9A])|\\(?:u\{?0{0,6}|U0{0,6}|x)([46][1-9A-F]|[57][0-9A])\}?", re.IGNORECASE
+)
+_UPSIDE_DOWN = str.maketrans(
+    "ɐɔǝɟƃᵷɥıᴉɾʞןꞁɯɹʇʌʍʎqpbdunmw∀Ɔ◖ƎℲ⅁ſ⅂ԀᴚꓤꓕΛ⅄", "acefgghiijkllmrtvwybdqpnuwmacdefgjlprrtvy"
+)
+_ONLY_UPSIDE_DOWN = frozenset("ɐɔǝɟƃᵷɥᴉɾʞןꞁɯɹʇʌʍʎ∀ƆƎℲ⅁⅂ᴚꓤꓕ⅄")
+
+
+def upright(text: str) -> list[str]:
+    """What a text in upside-down letters ("pǝʞɐu") says, from either end; nothing if it holds none."""
+    if _ONLY_UPSIDE_DOWN.isdisjoint(text):
+        return []
+    turned = text.translate(_UPSIDE_DOWN)
+    return [turned[::-1], turned]
 
 
 def fold(text: str) -> str:
-    """`text` with the Unicode disguises taken off: entities, width and font variants, accents, look-alike letters.
+    """`text` with the Unicode disguises taken off: entities, escapes, width and font variants, accents, look-alikes.
 
     Zero-width and other invisible characters vanish. Capitals stay, because camelCase parts words. Letters that are
     still outside a to z after this are left for `unreadable` to name.
     """
     # Text encoders' own cleaning may unescape twice.
     text = html.unescape(html.unescape(text))
+    text = _ESCAPE.sub(lambda escape: chr(int(escape[1] or escape[2], 16)), text)
     text = unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)
     text = "".join(_folded(character) for character in unicodedata.normalize("NFKD", text))
     return re.sub(r"[^\S\n]+", " ", text)
@@ -149,18 +171,31 @@ def _choices(text: str) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Token:
-    """One word as written, and everything it may be read as."""
+    """One word as written, in its clause, and everything it may be read as."""
 
     written: str
+    clause: int
+    plain: str
+    """Without apostrophes and signs at its ends."""
     forms: frozenset[str]
     joinable: tuple[str, ...]
     """The spellings that count when neighbouring tokens are run together."""
 
 
 def tokens(text: str) -> list[Token]:
-    """The words of a folded text in order, each with its readings."""
-    text = re.sub(r"\b([a-zA-Z])[\s-](shirts?|ray|rays)\b", r"\1\2", text)
-    return [_token(written) for written in _CHUNK.findall(text.lower()) if written.strip("'*#!|+")]
+    """The words of a folded text in order, each with its readings and the number of its clause."""
+    text = re.sub(r"\b(t)[\s-](shirts?)\b|\b(x)[\s-](rays?)\b", r"\1\2\3\4", text.lower())
+    found: list[Token] = []
+    clause, end, last = 0, 0, ""
+    for match in _CHUNK.finditer(text):
+        between = text[end : match.start()]
+        stopped = between[:1] == "." and between[1:2].isspace() and len(last) >= _SHORTEST_LAST_WORD
+        called = last.endswith("!") and between[:1].isspace()
+        clause += bool(stopped or called or _ENDS_CLAUSE.search(between))
+        end, last = match.end(), match[0]
+        if last.strip("'*#!|+"):
+            found.append(Token(last, clause, *_spelt(last)))
+    return found
 
 
 def spacings(text: str) -> list[str]:
@@ -169,9 +204,16 @@ def spacings(text: str) -> list[str]:
     return list(dict.fromkeys((text, camel, re.sub(f"[{re.escape(_SYMBOLS_IN_WORDS)}]", " ", text))))
 
 
+def struck_out(text: str) -> str:
+    """`text` with strokes and stops near the start of a word as letters that were struck out ("n_ked" as "n*ked")."""
+    return re.sub(r"\b([a-zA-Z]{1,3}[_.]|[a-zA-Z]{1,2}-)(?=[a-zA-Z]{2})", lambda found: f"{found[1][:-1]}*", text)
+
+
 @lru_cache(maxsize=4096)
-def _token(written: str) -> Token:
+def _spelt(written: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
     bare = written.strip("'")
+    if not re.search(r"[\d@$!|].*[!]$", bare):
+        bare = bare.rstrip("!")  # a call ("yet!"), not a letter ("b1k1n!")
     # "woman's" may be two words, "n'a'k'e'd" is one.
     contracted = re.sub(r"'(?:re|ll|ve|d|m|s)$", "", bare) if bare.count("'") == 1 else bare
     spellings = {contracted.replace("'", ""), bare.replace("'", "")}
@@ -180,19 +222,14 @@ def _token(written: str) -> Token:
     forms: set[str] = set()
     for spelling in spellings:
         forms.add(spelling)
-        if re.search(r"[a-z]", spelling) or re.search(r"[@$!|+€£¢]", spelling):
+        if re.search(r"[a-z@$!|+€£¢]", spelling) and not _NUMBERED.fullmatch(spelling):
             trimmed = spelling.strip("0123456789")
             forms |= {trimmed, *_without_figures(spelling), *_without_figures(trimmed)}
-    letters = {f for f in forms if re.fullmatch(r"[a-z]+", f)}
-    for form in letters:
-        forms |= {re.sub(r"(.)\1{2,}", r"\1", form), re.sub(r"(.)\1{2,}", r"\1\1", form)}
-        if len(form) > 5:
-            forms.add(re.sub(r"(.)\1+", r"\1", form))
     forms.discard("")
     plain = contracted.replace("'", "").strip("*#")
     whole = bare.replace("'", "").strip("*#")
-    joinable = dict.fromkeys((plain, whole, *_without_figures(plain), *_without_figures(whole)))
-    return Token(written, frozenset(forms), tuple(j for j in joinable if j))
+    joinable = dict.fromkeys((*_without_figures(plain), *_without_figures(whole), plain, whole))
+    return plain.strip(_SYMBOLS_IN_WORDS), frozenset(forms), tuple(j for j in joinable if j)
 
 
 def _without_figures(spelling: str) -> list[str]:

@@ -12,7 +12,7 @@ from ..engines.protocol import Engine
 from ..errors import TrainingError
 from ..identity.drift import DriftMeter
 from ..safety import index
-from ..safety.prompt import require_allowed
+from ..safety.prompt import require_allowed, require_renderable
 from .augment import JitterSpec, MaskedPicture, training_images
 from .loop import CHECKPOINT_NAME, train, training_fingerprint
 from .phases import TrainingPlan
@@ -86,8 +86,9 @@ def train_on(
     _require_packages(plan)
     for caption in dict.fromkeys(captions):
         require_allowed(caption, field="caption")
-    for prompt in plan.identity_probe.prompts:
-        require_allowed(prompt, field="probe prompt")
+    probe = plan.identity_probe
+    for prompt in probe.prompts:
+        require_renderable(prompt, probe.negative, probe.cfg, field="probe prompt")
     for number, picture in enumerate(pictures, 1):
         height, width = picture.pixels.shape[:2]
         if height != width:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..engines.protocol import Conditioning, Engine
 from ..errors import TrainingError
+from ..safety.prompt import require_allowed
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class TrainingSet:
 
 def build_training_set(engine: Engine, images: Sequence[TrainingImage], *, background_weight: float) -> TrainingSet:
     """Encodes the pictures and captions with `engine`. The loss weight is 1 on the face, `background_weight` off it,
-    and 0 where a rotation left no picture."""
+    and 0 where a rotation left no picture. Raises PromptRefused for a caption that the guard refuses."""
+    for caption in dict.fromkeys(image.caption for image in images):
+        require_allowed(caption, field="caption")
     if not images:
         raise TrainingError("There is no picture to train on; give at least one prepared face.")
     latents = engine.encode_images([image.pixels for image in images]).cpu()

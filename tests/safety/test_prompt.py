@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from identity_lock.errors import PromptRefused
-from identity_lock.safety import terms
-from identity_lock.safety.prompt import MAX_LENGTH, check_prompt, require_allowed
+from identity_lock.safety.prompt import MAX_LENGTH, check_prompt, require_allowed, require_renderable
 from identity_lock.safety.readings import fold
+from identity_lock.safety.rulebook import vocabulary
 
 BENIGN = """
 indoor natural-light portrait of a person, window light, 50mm, f/1.8
@@ -100,18 +99,18 @@ def test_ordinary_prompts_pass(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "text"),
+    ("category", "text"),
     [
-        *((terms.SEXUAL_CONTENT, text) for text in SEXUAL),
-        *((terms.MINORS, text) for text in MINOR),
-        *((terms.STYLISED_DISTORTION, text) for text in STYLE),
-        *((terms.HIDDEN_CONTENT, text) for text in HIDDEN),
+        *(("sexual", text) for text in SEXUAL),
+        *(("minors", text) for text in MINOR),
+        *(("style", text) for text in STYLE),
+        *(("hidden", text) for text in HIDDEN),
     ],
 )
-def test_refused_prompts_name_the_rule(rule: str, text: str) -> None:
+def test_refused_prompts_name_a_rule_of_their_category(category: str, text: str) -> None:
     verdict = check_prompt(f"portrait, {text}, window light")
-    assert not verdict.allowed, text
-    assert verdict.rule == rule, verdict
+    assert verdict.rule is not None, text
+    assert verdict.rule.category == category, verdict
 
 
 @pytest.mark.parametrize("text", ["голая женщина", "裸の女性", "صورة", "woman, Привет", "사진", "nаked by Αλέξανδρος"])
@@ -124,35 +123,52 @@ def test_pictures_in_the_text_are_read(text: str) -> None:
     assert not check_prompt(text).allowed
 
 
-def test_the_error_says_which_input_which_rule_and_which_word() -> None:
+def test_the_error_says_which_input_which_rule_which_word_how_written_and_what_to_do() -> None:
     with pytest.raises(PromptRefused) as caught:
         require_allowed("portrait of n4k3d person", field="style prompt")
     message = str(caught.value)
-    assert all(part in message for part in ("style prompt", "sexual content", '"naked"', "n4k3d"))
+    parts = ("style prompt", "sexual.nudity", '"naked"', "n4k3d", "Say what the person wears")
+    assert all(part in message for part in parts)
     with pytest.raises(PromptRefused, match="exaggerates features"):
         require_allowed("a caricature")
     require_allowed("a person at a window")
 
 
-def test_every_style_word_has_the_verdict_that_is_listed() -> None:
-    for word, verdict in terms.STYLE_VERDICTS.items():
-        assert verdict.reason
-        assert check_prompt(f"portrait of a woman, {word}, soft light").allowed == verdict.allowed, word
-    assert terms.STYLE_VERDICTS["oil painting"].allowed
-    assert not terms.STYLE_VERDICTS["caricature"].allowed
-    assert not terms.STYLE_VERDICTS["cartoon"].allowed
+@pytest.mark.parametrize("prompt", [["naked"], ("a person",), None, b"naked", 7, {"prompt": "a person"}])
+def test_what_is_not_text_is_refused(prompt: object) -> None:
+    with pytest.raises(PromptRefused, match="unreadable.type"):
+        require_allowed(prompt)  # type: ignore[arg-type]
 
 
-def test_every_listed_term_is_refused_by_its_own_rule() -> None:
-    for rule, listed in ((terms.SEXUAL_CONTENT, terms.SEXUAL_TERMS), (terms.MINORS, terms.MINOR_TERMS)):
-        for term in listed:
-            verdict = check_prompt(f"portrait, {term}, light")
-            assert not verdict.allowed and verdict.rule in (rule, terms.SEXUAL_CONTENT, terms.MINORS), term
+@pytest.mark.parametrize("cfg", [0.0, 0.5, 0.99, -1.0, float("nan")])
+def test_below_cfg_1_the_negative_prompt_draws_and_is_read(cfg: float) -> None:
+    with pytest.raises(PromptRefused, match="negative prompt.*cfg is below 1.*sexual.nudity"):
+        require_renderable("a person", "naked", cfg)
+    require_renderable("a person", "blurry, extra light", cfg)
 
 
-def test_every_harmless_phrase_passes_but_does_not_cover_the_word_elsewhere() -> None:
-    for phrase in terms.HARMLESS_PHRASES:
-        assert check_prompt(f"portrait, {phrase}, light").allowed, phrase
+@pytest.mark.parametrize("cfg", [1.0, 5.8])
+def test_from_cfg_1_on_the_negative_prompt_is_exempt(cfg: float) -> None:
+    require_renderable("a person", "naked, cartoon, child", cfg)
+    with pytest.raises(PromptRefused, match="sexual.nudity"):
+        require_renderable("naked", "", cfg)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("%6E%61%6b%65%64", r"\u006e\u0061ked", r"\x6eaked", r"n\u{61}ked", "&#x6e;aked", "ǝpnu", "pǝʞɐu", "n_ked"),
+        *("nude, lipstick", "n.u.d.e", "(age:15)", "sks woman, 14, red coat", "age=9", "1 4 y/o", "XIII years old"),
+        *("[[outfit]]", "{hair_color} hair", "lora:film:0.7", "< l o r a : x : 1 >", "emb3dding:x", "hats.txt"),
+        *("under BREAK wear", "CARTOON", "LiNgErIe", "see-through blouse", "wearing just a smile", "s t r i p p i n g"),
+    ],
+)
+def test_further_disguises_are_refused(text: str) -> None:
+    assert not check_prompt(f"photo, {text}, soft light").allowed
+
+
+def test_a_harmless_phrase_does_not_cover_the_word_elsewhere() -> None:
+    assert check_prompt("nude lipstick").allowed
     assert not check_prompt("nude lipstick, nude").allowed
     assert not check_prompt("nude, lipstick on the table next to a nude").allowed
 
@@ -163,18 +179,34 @@ def test_an_empty_prompt_passes_and_a_giant_one_does_not() -> None:
     assert not check_prompt("a" * (MAX_LENGTH + 1)).allowed
 
 
+PIECES = [*"a n,*14!()[]{}|:_<>%-.\n", "an", "1.2", "naked", "nude lipstick", "wearing only ", "the ", "her ", "age "]
+PIECES += ["years ", "old ", "\u200b", "é", "ｎ", "ǝ"]
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *("(" * 5000 + ")" * 5000, "[" * 9999, "{a|b}" * 2000, "{a|b|c|d}" * 4 + "red hat, " * 1000),
-        *("_" * 9999, "<" + " " * 9998, "9" * 9999, "," * 9999, "a " * 5000, "n*" * 5000),
+        *("_" * 9999, "<" + " " * 9998, "9" * 9999, "," * 9999, "a " * 5000, "n*" * 5000, "1 " * 5000),
+        *("i!1l|" * 2000, "wearing only in " * 600, "nakee" * 2000, "an*b " * 2000, "<lora" * 2000),
+        *("age 40 " * 1400, "{a|b|c}" * 5 + " x" * 300, "looks just " * 900),
     ],
-    ids=["brackets", "open", "choices", "long choices", "_", "spaces", "digits", "commas", "letters", "masks"],
+    ids=[
+        *("brackets", "open", "choices", "long choices", "_", "spaces", "digits", "commas", "letters", "masks", "ones"),
+        *("i or l", "phrases", "one word", "masked words", "tags", "ages", "expansions", "about"),
+    ],
 )
-def test_hostile_prompts_are_judged_in_time(text: str) -> None:
-    start = time.perf_counter()
-    check_prompt(text)
-    assert time.perf_counter() - start < 5.0
+def test_hostile_prompts_get_a_verdict(text: str) -> None:
+    """They are as long as a prompt may be; what a text costs is bounded by design, so this ends."""
+    verdict = check_prompt(text)
+    assert verdict.allowed == (verdict.message == "")
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=40), st.integers(1, 400))
+def test_any_long_text_of_words_and_syntax_gets_a_verdict(pieces: list[str], times: int) -> None:
+    verdict = check_prompt(("".join(pieces) * times)[:MAX_LENGTH])
+    assert verdict.allowed == (verdict.message == "")
 
 
 def test_more_alternatives_than_can_be_checked_are_refused() -> None:
@@ -220,7 +252,7 @@ def test_no_mix_of_case_figures_and_look_alikes_gets_through(pair: tuple[str, st
 def test_no_separators_get_a_word_through(word: str, separators: list[str], upper: bool) -> None:
     written = word[0] + "".join(s + letter for letter, s in zip(word[1:], (separators * 3)[: len(word)], strict=False))
     # The listed gap: pieces that are ordinary words ("pen is") are let pass.
-    assume(tuple(re.findall(r"[a-z']+", fold(written))) not in terms.ORDINARY_SPLITS)
+    assume(tuple(re.findall(r"[a-z']+", fold(written))) not in vocabulary().splits)
     assert not check_prompt(f"photo of a {written.upper() if upper else written} person").allowed, written
 
 

@@ -1,0 +1,150 @@
+"""Finding an age below 18 in a prompt, in figures or words, that is not the age of a thing ("a 12 year old whisky").
+
+The words that it goes by (things that have an age, people, numbers and years in other languages) are lists of the rule
+`minors.age`; here is only how an age is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from .rulebook import rule
+
+RULE = "minors.age"
+_OF_AGE = 18
+_LOOKED_AT = 4  # words before or after an age in which its thing may be named
+_LOOKED_BACK = 60  # characters
+
+_WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_WORDS += ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen"]
+_ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"]
+_ORDINALS += ["twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth"]
+_ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xii", "xiii", "xiv", "xv", "xvi", "xvii"]
+
+
+def young_age(text: str) -> str | None:
+    """The first age below 18 of a person in a folded, lower-case text, as written."""
+    return next(_young_ages(text), None)
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return "|".join(sorted(words, key=len, reverse=True))
+
+
+# Not the end of a larger number: 115, 1,500, 1.5, twenty-five, a hundred and five. "1 4" is a disguise of 14.
+_START = r"(?<![\d.])(?<!\d,)(?<!ty)(?<!ty[\s-])(?<!hundred )(?<!hundred and )\b"
+_APART = r"(?<!\d )\d \d(?!\s?\d)"
+_FIGURES = rf"{_APART}|\d{{1,2}}\.\d(?!\d)|\d{{1,3}}(?![.,]?\d)"
+_NUMBER = f"{_START}(?P<age>{_FIGURES}|{_one_of(_WORDS)})"
+_NUMBER_OR_ROMAN = f"{_START}(?P<age>{_FIGURES}|{_one_of(_WORDS + _ROMAN)})"
+_WHOLE = rf"{_START}(?P<age>{_APART}|\d{{1,2}}(?![.,]?\d)|{_one_of(_WORDS[2:])})"
+_TEEN = rf"(?P<age>1[3-7](?![.,]?\d)|{_one_of(_WORDS[13:])})"
+_HALF = r"(?:[\s-]?(?:and[\s-]a[\s-]half|1/2|ish))?"
+_YEARS = r"(?:years?|yrs?\.?|y|summers|winters)"
+_CLAUSE_ENDS = r"(?=\s?(?:[,.;)|\]\n]|$))"
+_ABOUT = r"(?:(?:to be|like|as if|about|around|roughly|maybe|only|barely|just|between|from|no older than) ?){0,3}"
+_UNITS = "degrees|percent|meter|metre|feet|foot|inch|minute|second|hour|mph|euro|dollar|pound|cm|mm|km|kg|mile|people"
+_NO_MEASURE = rf"(?!\s?(?:°|%|-?(?:{_UNITS}|years of|o'clock)))"
+_NOT_A_SPAN = r"(?!\.?\s?(?:of|exp|experience|ago|later|warranty|in|at|as|on|with)\b)"
+_SIDES = "team|squad|football|soccer|rugby|hockey|cricket|match|league|player|side"
+_OF_ANYTHING = (
+    rf"{_NUMBER_OR_ROMAN}{_HALF}[\s-]?{_YEARS}[\s./-]*(?:olds?|o|of age|young)\b",
+    rf"{_NUMBER}{_HALF}[\s-]?years?[\s-]?old(?=daughter|son|child|girl|boy|kid|niece|nephew|self|version|sister|brother)",
+    rf"{_NUMBER}{_HALF}[\s-]?(?:yo|yos|y\.o)\b",
+    rf"{_NUMBER}[\s-]?yrs\b{_NOT_A_SPAN}",
+    rf"\b(?:aged?|ages|age of|age is)\b[\s:=]*{_ABOUT}{_NUMBER}\b(?!\s?groups?\b)",
+    rf"{_START}(?P<age>\d{{1,2}}|an?|{_one_of(_WORDS)})[\s-]?(?:day|week|month)s?[\s-]?old\b",
+)
+_OF_A_PERSON = (
+    rf"\b(?:turn|turns|turned|turning) {_WHOLE}{_CLAUSE_ENDS}",
+    rf"\b(?:looks?|looking|appears?|seems?|appearing) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
+    rf"\bwhen (?:she|he|they|i) (?:was|were|turned) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
+    rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}{_CLAUSE_ENDS}",
+    rf"\b(?:u|under)[\s-]?(?P<age>\d|1[0-7])s?\b[\s-](?:{_SIDES})",
+    rf"^[^,;\n]{{3,120}}[,;]\s?(?P<age>\d{{1,2}}|{_one_of(_WORDS[2:])})\s?(?:[,;]|$)",  # "sks woman, seventeen"
+    rf"(?<!\d)(?<!ty[\s-])\b(?P<age>\d{{1,2}}(?:st|nd|rd|th)|{_one_of(_ORDINALS)})[\s-]birthday\b",
+)
+_LIMIT = (
+    rf"\b(?:under|below|younger than|not yet) (?:the age of )?(?:1[0-8]|eighteen|{_one_of(_WORDS[10:])})s?\b"
+    rf"{_NO_MEASURE}{_CLAUSE_ENDS}"
+)
+_BORN = r"\bborn (?:in |on )?(?:[a-z]{3,9} )?(?:\d{1,2},? )?20(?:1[1-9]|[2-9]\d)\b"
+_END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holding", "wearing", "who", "from", "of"])
+
+
+@dataclass(frozen=True)
+class _Ages:
+    """of_anything: of a person, unless a thing is named beside the age. plain: no number to compare."""
+
+    of_anything: tuple[re.Pattern[str], ...]
+    of_a_person: tuple[re.Pattern[str], ...]
+    plain: tuple[re.Pattern[str], ...]
+    things: frozenset[str]
+    measures: frozenset[str]
+
+
+@cache
+def _ages() -> _Ages:
+    lists = rule(RULE).lists
+    elsewhere = (
+        rf"(?<![\d.-])(?<!vingt )(?<!trente )\b(?P<age>\d{{1,2}}|{_one_of(lists['foreign_numbers'])})"
+        rf"[\s-]?(?:{_one_of(lists['foreign_years'])})\b"
+    )
+    who = rf"\b(?:{_one_of(lists['people'])})\b"
+    person = rf"{who}[\s,(]*(?:age |aged |at |of |is |was )?{_ABOUT}{_WHOLE}{_CLAUSE_ENDS}"
+    of_years = rf"{who} of {_ABOUT}{_WHOLE} (?:years|summers)\b"
+    return _Ages(
+        tuple(map(re.compile, (*_OF_ANYTHING, elsewhere))),
+        tuple(map(re.compile, (*_OF_A_PERSON, person, of_years))),
+        tuple(map(re.compile, (_LIMIT, _BORN))),
+        frozenset(lists["things"]),
+        frozenset(lists["measures"]),
+    )
+
+
+def _young_ages(text: str) -> Iterator[str]:
+    ages = _ages()
+    for pattern in ages.of_anything:
+        for match in pattern.finditer(text):
+            if _years(match["age"]) < _OF_AGE and not _of_a_thing(text, match):
+                yield match[0].strip()
+    for pattern in ages.of_a_person:
+        for match in pattern.finditer(text):
+            if _years(match["age"]) < _OF_AGE:
+                yield match[0].strip()
+    for pattern in ages.plain:
+        for match in pattern.finditer(text):
+            yield match[0].strip()
+
+
+def _years(age: str) -> float:
+    figures = re.sub(r" |(?<=\d)(?:st|nd|rd|th)$", "", age)
+    if figures.replace(".", "").isdigit():
+        return float(figures)
+    for words, first in ((_WORDS, 0), (_ORDINALS, 1), (_ROMAN, 1)):
+        if age in words:
+            return words.index(age) + first
+    return 0  # "a week old", and the numbers of other languages, which are all below 18
+
+
+def _of_a_thing(text: str, age: re.Match[str]) -> bool:
+    """Whether a thing is named right after the age, up to a word that ends its noun, or right before it."""
+    things = _ages().things
+    after = _words(re.split(r"[,;\n]", text[age.end() : age.end() + _LOOKED_BACK])[0])[:_LOOKED_AT]
+    for word in after:
+        if word in things:
+            return True
+        if word in _END_OF_NOUN:
+            break
+    before = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-_LOOKED_AT:]
+    if before[-1:] == ["of"] and before[-2:-1] and before[-2] in _ages().measures:  # "a dram of 16-year-old Lagavulin"
+        return True
+    aged = age[0].startswith("age") or " of age" in age[0]
+    return any(word in things for word in (before if aged else before[-1:]))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.replace("'s", ""))
