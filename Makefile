@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # One thread is faster than several for models this small, and leaves the other cores to the rest.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo quick test faults bench comfy load clean
+.PHONY: demo quick test faults fuzz bench comfy load clean
 
 demo: $(VENV)/.ready
 	$(BIN)/identity-lock demo --out out/demo
@@ -23,6 +23,12 @@ test: $(VENV)/.ready
 # 50 kills at random points of a whole run, each gone on from and compared (about 15 minutes); SEED=n draws the same ones.
 faults: $(VENV)/.ready
 	$(BIN)/python -m identity_lock.tests.faults.kills $(if $(SEED),--seed $(SEED))
+
+# Hostile and changed files for every reader, for MINUTES with a seed of its own each time (SEED=n: the same ones again).
+# What is found is kept in out/fuzz, where it can be replayed, and makes it fail.
+MINUTES ?= 30
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m identity_lock.tests.fuzz.campaign --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 comfy:
 	tools/comfy.sh

@@ -14,9 +14,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from identity_lock.engines.checkpoints import LoadedCheckpoint, inspect_checkpoint, load_checkpoint
+from identity_lock.engines.checkpoints import (
+    LoadedCheckpoint,
+    _attention_name,
+    inspect_checkpoint,
+    load_checkpoint,
+)
 from identity_lock.engines.configs import shapes as layout
-from identity_lock.engines.tokenizer import clip_tokenizer, clip_vocabulary
+from identity_lock.engines.tokenizer import clip_tokenizer, clip_vocabulary, read_clip_tokenizer
 from identity_lock.errors import CheckpointError
 from identity_lock.tests.fixtures import tiny_checkpoint as tiny
 
@@ -566,12 +571,79 @@ def drop_a_tensor(copy: Path):
             lambda copy: edit_json(copy / "scheduler" / "scheduler_config.json", prediction_type="odd"),
             "unknown prediction type, 'odd'",
         ),
+        (
+            lambda copy: edit_json(copy / "scheduler" / "scheduler_config.json", num_train_timesteps=10**13),
+            "describes no schedule of noise .*2 to 10000 entries",
+        ),
+        (lambda copy: edit_json(copy / "unet" / "config.json", layers_per_block=10**9), "larger network than its"),
+        (lambda copy: edit_json(copy / "unet" / "config.json", attention_head_dim=0), "describes no network"),
+        (lambda copy: edit_json(copy / "text_encoder" / "config.json", num_hidden_layers=10**9), "larger network"),
+        (lambda copy: edit_json(copy / "text_encoder" / "config.json", vocab_size="many"), "describes no network"),
+        (lambda copy: (copy / "unet" / "config.json").write_text("[" * 100_000), "cannot be read as JSON .*nested"),
+        (lambda copy: renumber_the_words(copy), "tokenizer .* cannot be read .*numbered from 0"),
     ],
 )
 def test_a_damaged_folder_is_refused_in_words(copy, damage, message):
     damage(copy)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(copy)
+
+
+def renumber_the_words(copy: Path) -> None:
+    for file in (copy / "tokenizer").iterdir():
+        if file.name == "tokenizer.json":
+            told = json.loads(file.read_text())
+            told["model"]["vocab"]["a</w>"] = 10**6
+        elif file.name == "vocab.json":
+            told = json.loads(file.read_text()) | {"a</w>": 10**6}
+        else:
+            continue
+        file.unlink()
+        file.write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("files", ["tokenizer.json", "vocab.json and merges.txt"])
+def test_a_folders_tokenizer_reads_as_transformers_own_does(sd15_folder, tmp_path, files):
+    from transformers import CLIPTokenizer
+
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(sd15_folder / "tokenizer", folder)
+    if files != "tokenizer.json":
+        vocabulary, merges = clip_vocabulary()
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
+    ours, theirs = read_clip_tokenizer(folder), CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    options = dict(padding="max_length", max_length=77, truncation=True)
+    for prompt in ("", "a photo of a cat", "Zoë's 3rd CAFÉ, at 5 o'clock", "woman " * 100, "\N{GRINNING FACE} #hash"):
+        assert ours(prompt, **options).input_ids == theirs(prompt, **options).input_ids
+
+
+def test_words_that_were_added_to_a_tokenizer_are_known(sd15_folder, tmp_path):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(sd15_folder / "tokenizer", folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"<her-coat>": 49409, "<her-hat>": 49408}))
+    tokenizer = read_clip_tokenizer(folder)
+    assert tokenizer("a <her-coat> <her-hat>").input_ids[2:4] == [49409, 49408] and len(tokenizer) == 49410
+
+
+def test_an_index_that_names_another_file_is_not_followed(copy, tmp_path):
+    """The weights of a folder are the files in it; transformers' and diffusers' own loaders go where the index says."""
+    for part, stem in (("unet", "diffusion_pytorch_model"), ("text_encoder", "model")):
+        whole = copy / part / f"{stem}.safetensors"
+        whole.rename(copy / part / f"{stem}-00001-of-00001.safetensors")
+        elsewhere = {"metadata": {}, "weight_map": {"conv_in.weight": "../../../elsewhere.safetensors"}}
+        (copy / part / f"{stem}.safetensors.index.json").write_text(json.dumps(elsewhere))
+    loaded = load_checkpoint(copy)
+    assert loaded.info.architecture == "sd15"
+
+
+def test_the_old_names_of_a_vaes_attention_are_understood():
+    old = "encoder.mid_block.attentions.0."
+    assert _attention_name(old + "query.weight") == old + "to_q.weight"
+    assert _attention_name(old + "proj_attn.bias") == old + "to_out.0.bias"
+    assert _attention_name(old + "to_q.weight") == old + "to_q.weight"
+    assert _attention_name("decoder.conv_in.weight") == "decoder.conv_in.weight"
 
 
 def test_the_fp16_variant_of_a_folder_is_found(copy):

@@ -22,6 +22,7 @@ from .mutators import mutate
 from .worker import Outcome, Target, Worker, usable
 
 KEPT_PER_TARGET = 20
+TAKEN = 100  # changed inputs that are changed on
 REGRESSIONS = Path(__file__).parent / "regressions"
 
 
@@ -41,8 +42,9 @@ class Tally:
 def campaign(
     targets: Mapping[str, Target], seed: int, seconds: float, found: Path | None = None, worker: Worker | None = None
 ) -> dict[str, Tally]:
-    """Equal wall time for every target. The same seed gives each target the same inputs in the same order; how many of
-    them fit into the time is the machine's doing. found: where findings go, None for nowhere."""
+    """Equal wall time for every target. The same seed gives each target the same inputs in the same order, as long as
+    its reader takes and refuses the same; how many of them fit into the time is the machine's doing. found: where
+    findings go, None for nowhere."""
     tallies = {name: Tally() for name in targets}
     streams = {name: Stream(target, seed) for name, target in targets.items()}
     end = time.monotonic() + seconds
@@ -52,7 +54,9 @@ def campaign(
             tally = tallies[name]
             began = time.monotonic()
             case = streams[name].next()
-            _count(tally, at_work.run(name, case), case, name, seed, found)
+            outcome = at_work.run(name, case)
+            streams[name].heard(case, outcome)
+            _count(tally, outcome, case, name, seed, found)
             if tally.executions > 1:  # the first one pays for what its target makes ready
                 tally.seconds += time.monotonic() - began
     return tallies
@@ -81,10 +85,12 @@ def known(targets: Mapping[str, Target]) -> tuple[int, list[str]]:
 
 
 class Stream:
-    """The inputs of a target by number: first its seeds as they are, then changed ones."""
+    """The inputs of a target: first its seeds as they are, then changed ones. What was taken although it was changed is
+    changed on: so inputs come further into a reader than any single change does."""
 
     def __init__(self, target: Target, seed: int) -> None:
         self._seeds = target.seeds()
+        self._taken: list[Case] = []
         self._rng = random.Random(f"{seed} {target.name}")
         self._count = 0
 
@@ -92,7 +98,14 @@ class Stream:
         self._count += 1
         if self._count <= len(self._seeds):
             return self._seeds[self._count - 1]
-        return mutate(self._rng.choice(self._seeds), self._seeds, self._rng)
+        pool = self._taken if self._taken and self._rng.random() < 0.4 else self._seeds
+        return mutate(self._rng.choice(pool), self._seeds, self._rng)
+
+    def heard(self, case: Case, outcome: Outcome) -> None:
+        if outcome.accepted and self._count > len(self._seeds):
+            if len(self._taken) == TAKEN:
+                self._taken.pop(self._rng.randrange(TAKEN))
+            self._taken.append(case)
 
 
 def _count(tally: Tally, outcome: Outcome, case: Case, name: str, seed: int, found: Path | None) -> None:

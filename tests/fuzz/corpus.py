@@ -10,6 +10,9 @@ import functools
 import io
 import json
 import os
+import re
+import shutil
+import subprocess
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -35,7 +38,7 @@ from identity_lock.identity.drift import Drift
 from identity_lock.identity.identity import Embedding, Identity, PhotoRecord, save_identity
 from identity_lock.rendering.log import RenderLog, RenderRecord, outcome
 from identity_lock.rendering.search import SeedResult, _Journal
-from identity_lock.safety import index
+from identity_lock.safety import c2pa_signing, index
 from identity_lock.safety.provenance import write_png
 from identity_lock.tests.fixtures import tiny_checkpoint
 from identity_lock.tests.fixtures.tiny_engine import CONSENT, phase, request, tiny_data, tiny_engine, tiny_plan
@@ -159,7 +162,23 @@ def records() -> list[Case]:
     rest = [(kind, body) for kind, body in chunks if body is not told]
     packed = png_of([rest[0], (b"zTXt", b"identity_lock\0\0" + zlib.compress(text)), *rest[1:]])
     late = png_of([*rest[:-1], (b"iTXt", told), rest[-1]])
-    return [whole, written(True), Case.single("a.png", packed), Case.single("a.png", late)]
+    return [whole, written(True), Case.single("a.png", packed), Case.single("a.png", late), *signed()]
+
+
+def signed() -> list[Case]:
+    """A signed picture, where the package for it and the openssl that docs/signing.md uses are here."""
+    if not c2pa_signing.available() or shutil.which("openssl") is None:
+        return []
+    told = (Path(__file__).resolve().parents[2] / "docs" / "signing.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"^```sh\n(.*?)^```", told, re.DOTALL | re.MULTILINE)
+
+    def write(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as keys:
+            subprocess.run(["sh", "-e", "-c", commands], cwd=keys, check=True, capture_output=True)
+            signer = c2pa_signing.read_signer(f"{keys}/chain.pem", f"{keys}/signer.key")
+        write_png(PICTURE, folder / "a.png", asdict(record()), composite=False, signer=signer)
+
+    return [_written(write, main="a.png")]
 
 
 # ---- identities, LoRAs, training -------------------------------------------------------------------------------------

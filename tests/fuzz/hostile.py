@@ -272,9 +272,12 @@ def _pictures() -> Iterator[tuple[str, str, Prepare]]:
         "EXIF of 65,535 entries": lambda: _with_text(b"eXIf", exif),
         "an XMP packet without end": lambda: _with_text(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"<a>" * 300_000),
     }
-    for target in ("photo", "upload", "provenance", "owner of a file"):
+    for target in ("photo", "provenance"):
         for what, content in bombs.items():
             yield target, what, _content("a.png", content)
+    for target in ("upload", "owner of a file"):  # which decode nothing
+        for what in ("60,000 x 60,000", "a million chunks", "zTXt that unpacks to 64 MiB"):
+            yield target, what, _content("a.png", bombs[what])
     others: dict[str, tuple[str, Callable[[], bytes]]] = {
         "a JPEG of 2,000 scans": ("a.jpg", _many_scans),
         "a JPEG of 5,000 EXIF blocks": ("a.jpg", lambda: _with_segments(_EXIF, 5000)),
@@ -288,9 +291,9 @@ def _pictures() -> Iterator[tuple[str, str, Prepare]]:
         "a PPM of comments": ("a.ppm", lambda: b"P6\n" + b"#\n" * 5_000_000 + b"72 72 255\n"),
         "a PPM of spaces": ("a.ppm", lambda: b"P3\n" + b" " * 10_000_000),
     }
-    for target in ("photo", "upload"):
-        for what, (file, make) in others.items():
-            yield target, what, _content(file, make)
+    for what, (file, make) in others.items():
+        yield "photo", what, _content(file, make)
+    yield "upload", "a JPEG of 2,000 scans", _content("a.jpg", _many_scans)
     for what, file, make_picture in _allowed():
         yield "photo", f"100 megapixels: {what}", _content(file, make_picture)
     yield "provenance", "100 megapixels", _content("a.png", lambda: png(12_500, 8_000, 8, 2, zeros(8_000 * 37_501)))

@@ -26,7 +26,7 @@ from identity_lock.identity.recognisers import arcface
 from identity_lock.rendering.log import RenderLog
 from identity_lock.rendering.search import SearchReport, SeedResult, _Journal
 from identity_lock.safety import c2pa_signing, index
-from identity_lock.safety.forget import carried, described, forget, people_in
+from identity_lock.safety.forget import carried, forget, people_in
 from identity_lock.safety.lock import _holder
 from identity_lock.safety.provenance import read_label, read_record, read_source_type
 from identity_lock.safety.statement import read_statement
@@ -180,7 +180,6 @@ def made_index(path: Path, folder: Path) -> None:
 def owner_of_files(path: Path, folder: Path) -> None:
     for person in people_in(path):
         person.encode()
-    json.dumps(described(path))
     list(carried(folder, corpus.PERSON, frozenset({"one.png"})))
 
 

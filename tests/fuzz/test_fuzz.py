@@ -23,19 +23,18 @@ SEED, MINUTES = 20250503, 1
 
 
 @pytest.mark.skipif(not usable(), reason="fuzzing needs Linux: forked processes and /proc")
-def test_a_minute_of_hostile_files_ends_in_nothing_but_refusals(tmp_path, capsys):
+def test_a_minute_of_hostile_files_ends_in_nothing_but_refusals(tmp_path, tell):
     command = [sys.executable, "-m", "identity_lock.tests.fuzz.campaign", "--out", str(tmp_path)]
     finished = subprocess.run(
         [*command, "--minutes", str(MINUTES), "--seed", str(SEED)],
         env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=1200,
     )  # fmt: skip
-    with capsys.disabled():
-        print("\n" + finished.stdout)
+    tell(finished.stdout.strip())
     assert finished.returncode == 0, finished.stdout + finished.stderr[-3000:]
     from .targets import TARGETS
 
     ran = {name: int(count) for name, count in re.findall(r"^(\w[\w ]*?) {2,}(\d+) ", finished.stdout, re.MULTILINE)}
-    assert ran.keys() == TARGETS.keys() and min(ran.values()) > len(max(TARGETS, key=len))
+    assert ran.keys() == TARGETS.keys() and min(ran.values()) >= 3
     assert int(re.findall(r"^(\d+) hostile files", finished.stdout, re.MULTILINE)[0]) > 700
     assert list(tmp_path.iterdir()) == []
 

@@ -241,6 +241,36 @@ def test_a_file_without_one_of_its_embeddings_is_refused(tmp_path, identity):
         load_identity(path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"photos": [{"name": "a.jpg"}]}, {"photos": 5}, {"yardstick": {"sface": ["0.2"]}}, {"yardstick": []},
+        {"warnings": [None]}, {"consent": None}, {"recognisers": {"sface": 5}}, {"recognisers": {}}, {"version": "1"},
+        {"selection": "nobody"}, {"reporting": 3}, {"name": ["Grace"]}, {"more": "than there should be"},
+    ],
+)  # fmt: skip
+def test_a_description_that_makes_no_sense_is_refused(tmp_path, identity, change):
+    from safetensors import safe_open
+    from safetensors.numpy import load_file, save_file
+
+    path = save_identity(identity, tmp_path / "Grace.safetensors")
+    with safe_open(str(path), framework="numpy") as stream:
+        told = json.loads(stream.metadata()["identity"])
+    save_file(load_file(str(path)), str(path), metadata={"identity": json.dumps(told | change)})
+    with pytest.raises(IdentityFileError, match="holds no complete identity"):
+        load_identity(path)
+
+
+def test_a_large_file_is_refused_before_it_is_read(tmp_path):
+    vector = {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}
+    header = json.dumps({"embedding.sface": vector}).encode()
+    path = tmp_path / "Grace.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, path.stat().st_size + (1 << 40))  # of holes
+    with pytest.raises(IdentityFileError, match="it holds other tensors than embeddings"):
+        load_identity(path)
+
+
 def test_two_identities_compare_only_by_the_same_recogniser(hopper, stranger, identity):
     other = build_identity([stranger], name="Eileen", consent=CONSENT)
     drifts = identity.drift_to(other)

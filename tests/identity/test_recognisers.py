@@ -268,6 +268,40 @@ def test_unusable_arcface_files_are_refused_by_path(tmp_path):
         assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("weights elsewhere", "weights in other files, which no hash covers"),
+        ("a loop", "holds Loop, which no such network needs"),
+        ("an operator of its own", "holds Evil, which"),
+        ("faces of 30,000 px", "another size than 112 px"),
+    ],
+)
+def test_an_arcface_file_is_a_plain_network_in_one_file(tmp_path, change, why):
+    """These files are pinned by nobody: what they could do besides computing a face's numbers is not taken."""
+    pytest.importorskip("insightface")
+    import onnx
+
+    path = write_arcface(tmp_path / "buffalo_l" / "w600k_r50.onnx")
+    model = onnx.load(path)
+    if change == "weights elsewhere":
+        bias = model.graph.initializer[2]
+        (tmp_path / "secret.bin").write_bytes(bias.raw_data)
+        bias.ClearField("raw_data")
+        bias.data_location = onnx.TensorProto.EXTERNAL
+        bias.external_data.add(key="location", value="../secret.bin")
+    elif change == "a loop":
+        model.graph.node.add(op_type="Loop", input=["", ""], output=["x"])
+    elif change == "an operator of its own":
+        model.graph.node.add(op_type="Evil", domain="com.example", input=["features"], output=["x"])
+    else:
+        for axis in (2, 3):
+            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 30_000
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(RecogniserError, match=f"w600k_r50.onnx cannot be loaded as ArcFace .*{why}"):
+        get_recogniser("arcface", models_dir=tmp_path)
+
+
 def test_without_the_library_arcface_says_what_to_install(arcface_models, monkeypatch):
     monkeypatch.setitem(sys.modules, "insightface", None)
     from identity_lock.identity.recognisers import arcface
