@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .packages import naming_packages
+from .packages import guarded
 from .schema import given, schema, told
 
 
@@ -33,7 +33,7 @@ class DemoModelLoader(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(cls, look: str) -> Any:
         from ..engines.comfy_demo import load_demo
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import DRIFT, given, identity_input, report_output, schema, threshold_input, told
 
 
@@ -37,7 +37,7 @@ class DriftScore(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(cls, images: Any, identity: Any, threshold: float) -> Any:
         from ..rendering.log import Meters
         from ..rendering.summary import drift_summary, score

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import (
     DRIFT,
     cfg_input,
@@ -86,7 +86,7 @@ class DriftSeedSearch(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, model: Any, clip: Any, vae: Any, identity: Any, prompt: str, negative: str, width: int, height: int,
         steps: int, cfg: float, sampler: str, scheduler: str, first_seed: int, count: int, strength: float,

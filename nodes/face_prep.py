@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..identity.background import LOCAL_MODELS, NO_REMOVAL
 from . import live, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import given, report_output, schema, told
 
 
@@ -60,7 +60,7 @@ class FacePrep(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, photo_1: Any, background: str, padding: float, size: int, rotations: bool, centre_crops: bool,
         photo_2: Any = None, photo_3: Any = None,

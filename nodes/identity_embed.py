@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import Identity, given, prompt_input, report_output, schema, told
 
 
@@ -41,7 +41,7 @@ class IdentityEmbed(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(cls, references: Any, name: str, consent: str, recogniser: str) -> Any:
         from ..identity.drift import LOCK_THRESHOLD
         from ..identity.identity import build_identity

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places
-from .packages import naming_packages
+from .packages import guarded
 from .schema import Identity, given, identity_input, report_output, schema, told
 
 
@@ -33,7 +33,7 @@ class SaveIdentity(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(cls, identity: Any, file_name: str) -> Any:
         from ..identity.drift import LOCK_THRESHOLD
 
@@ -77,7 +77,7 @@ class LoadIdentity(io.ComfyNode):
         return "" if path is None else file_sha256(path)
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(cls, file: str) -> Any:
         from ..identity.drift import LOCK_THRESHOLD
         from ..identity.identity import load_identity

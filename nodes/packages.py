@@ -22,7 +22,7 @@ class MissingPackage(IdentityLockError):
     """A Python package that this node needs is not installed."""
 
 
-def naming_packages(execute: Callable[..., Any]) -> Callable[..., Any]:
+def guarded(execute: Callable[..., Any]) -> Callable[..., Any]:
     """Around a node's execute: in place of a bare import error, which package is missing and how to get it.
 
     The thread that executes is held back from the network, and no other: the host's are at work for other packs too.

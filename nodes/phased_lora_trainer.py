@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import (
     SEED,
     Lora,
@@ -116,7 +116,7 @@ class PhasedLoRATrainer(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, model: Any, clip: Any, vae: Any, training_images: Any, face_masks: Any, identity: Any, caption: str,
         lora_name: str, plan: str, resolution: int, steps_coarse: int, steps_mid: int, steps_mid_fine: int,

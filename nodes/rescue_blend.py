@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..errors import RenderError
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import (
     DRIFT,
     blend_input,
@@ -69,7 +69,7 @@ class RescueBlend(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, styled: Any, anchor: Any, identity: Any, blend: float, threshold: float, seed: int, prompt: str,
         negative: str, strength: float, cfg: float, denoise: float, steps: int, sampler: str, scheduler: str,

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import (
     DRIFT,
     blend_input,
@@ -81,7 +81,7 @@ class ThreePassRender(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, model: Any, clip: Any, vae: Any, identity: Any, seed: int, anchor_prompt: str, scene_prompt: str,
         negative: str, width: int, height: int, steps: int, sampler: str, scheduler: str, anchor_strength: float,

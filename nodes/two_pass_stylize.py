@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import live, places, sockets
-from .packages import naming_packages
+from .packages import guarded
 from .schema import (
     DRIFT,
     cfg_input,
@@ -82,7 +82,7 @@ class TwoPassStylize(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    @naming_packages
+    @guarded
     def execute(
         cls, model: Any, clip: Any, vae: Any, style_model: Any, style_clip: Any, style_vae: Any, identity: Any,
         seed: int, anchor_prompt: str, scene_prompt: str, negative: str, width: int, height: int, style_width: int,

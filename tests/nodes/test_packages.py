@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from identity_lock.nodes.packages import MissingPackage, naming_packages
+from identity_lock.nodes.packages import MissingPackage, guarded
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from identity_lock.nodes.packages import MissingPackage, naming_packages
     [("no_such_module_here.part", "pip install no_such_module_here,"), ("cv2.no_such_part", "opencv-python-headless")],
 )
 def test_the_package_and_the_command_are_named(module, command):
-    @naming_packages
+    @guarded
     def execute():
         __import__(module)
 
@@ -21,7 +21,7 @@ def test_the_package_and_the_command_are_named(module, command):
 
 
 def test_other_errors_and_results_pass_through():
-    @naming_packages
+    @guarded
     def execute(value):
         return 1 // value
 

@@ -146,9 +146,9 @@ def in_another_thread(call: Callable[[], None]) -> BaseException | None:
 
 
 def test_a_node_is_held_back_and_the_hosts_other_threads_are_not() -> None:
-    from identity_lock.nodes.packages import naming_packages
+    from identity_lock.nodes.packages import guarded
 
-    @naming_packages
+    @guarded
     def execute() -> BaseException | None:
         elsewhere = in_another_thread(lambda: aim(FAR[0]))
         with pytest.raises(NetworkRefused):
