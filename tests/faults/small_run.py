@@ -7,7 +7,6 @@ training step. Points are numbered as they come, and the same run comes by the s
 
 from __future__ import annotations
 
-import builtins
 import itertools
 import json
 import os
@@ -167,11 +166,10 @@ class Points:
 
         Path.write_bytes = half_bytes  # type: ignore[method-assign,assignment]
         Path.write_text = half_text  # type: ignore[method-assign,assignment]
-        atomic.open = self._opening  # type: ignore[attr-defined]
-
-    def _opening(self, path: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
-        file = builtins.open(path, mode, *more, **options)  # noqa: SIM115 - closed by whoever opens it
-        return Torn(file, lambda last_words: self("half a line", last_words)) if mode == "ab+" else file
+        open_to_write = atomic.open_to_write
+        atomic.open_to_write = lambda path: Torn(  # type: ignore[assignment,return-value]
+            open_to_write(path), lambda last_words: self("half a line", last_words)
+        )
 
     def _in_stages(self) -> None:
         real = pipeline._stage

@@ -192,7 +192,8 @@ def test_a_proxy_of_this_machine_is_no_way_out(proxy, monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
     with no_network():
         told = fetch_by_every_library()
-    assert proxy.taken >= 3, told  # the guard alone takes a proxy for a server of this machine
+    # Two of them at the least: huggingface_hub refuses by itself where an earlier test has imported it in offline mode.
+    assert proxy.taken >= 2, told  # the guard alone takes a proxy for a server of this machine
     before = proxy.taken
     with offline(), no_network():
         assert all("over the network" in text for text in fetch_by_every_library())
