@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import IdentityLockError, OutputError, printable
 from . import index
 from .atomic import replacing
-from .index import FOLDER, LINE, PLACE, Entry, Made, person_id
+from .index import FOLDER, LINE, PLACE, Entry, Made, is_id, person_id
 from .json_lines import MAX_LINE
 from .pictures import open_picture
 from .provenance import PERSON_KEY, RECORD_KEY
@@ -184,7 +184,7 @@ def people_in(path: Path) -> set[str]:
     if path.suffix.lower() in PICTURES:
         return _in_picture(_text(path))
     told = described(path).get("id") if path.suffix.lower() == ".safetensors" else None
-    return {str(told)} if told else set()
+    return {told} if told else set()
 
 
 def described(path: Path) -> dict[str, Any]:
@@ -192,14 +192,15 @@ def described(path: Path) -> dict[str, Any]:
     metadata = _header(path).get("__metadata__")
     if not isinstance(metadata, dict):
         return {}
-    if "identity" in metadata:
-        photos = _json(metadata["identity"]).get("photos")
-        photos = photos if isinstance(photos, list) else []
-        prints = [photo.get("fingerprint") for photo in photos if isinstance(photo, dict)]
-        return {"kind": "identity", "id": person_id([str(one) for one in prints])} if prints else {}
     format_, _, _ = str(metadata.get("format")).partition("/")  # of any version
     kind = {"identity-lock-lora": "lora", "identity-lock-training": "checkpoint"}.get(format_)
-    return {"kind": kind, "id": metadata.get(ID_FIELD, "")} if kind else {}
+    if kind:
+        told = metadata.get(ID_FIELD)
+        return {"kind": kind, "id": told if is_id(told) else ""}
+    photos = _json(metadata.get("identity", "")).get("photos")
+    photos = photos if isinstance(photos, list) else []
+    prints = [str(photo.get("fingerprint")) for photo in photos if isinstance(photo, dict)]
+    return {"kind": "identity", "id": person_id(prints)} if prints and all(map(is_id, prints)) else {}
 
 
 def carried(folder: Path, wanted: str, inputs: frozenset[str]) -> Iterator[tuple[str, Path]]:
@@ -234,7 +235,7 @@ def _in_picture(text: Mapping[str, str]) -> set[str]:
     models = record.get("models")
     parts = [record, *models.values()] if isinstance(models, dict) else [record]
     told = [text.get(PERSON_KEY), *(part.get(ID_FIELD) for part in parts if isinstance(part, dict))]
-    return {one for one in told if isinstance(one, str) and one}
+    return {one for one in told if isinstance(one, str) and is_id(one)}
 
 
 def _loaded(prompt: str) -> set[str]:

@@ -64,6 +64,11 @@ class Entry:
     damaged: tuple[str, ...] = field(default=())
 
 
+def is_id(value: Any) -> bool:
+    """Whether it is 16 hexadecimal digits, as the id of a person and the fingerprint of a photo are."""
+    return isinstance(value, str) and bool(_KEY.fullmatch(PHOTO_PREFIX + value))
+
+
 def person_id(photos: Sequence[str]) -> str:
     """16 hex digits that stand for the photos (their fingerprints), whatever their order."""
     return hashlib.sha256(" ".join(sorted(photos)).encode()).hexdigest()[:16]

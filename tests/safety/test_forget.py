@@ -15,7 +15,7 @@ from identity_lock import cli
 from identity_lock.errors import OutputError
 from identity_lock.rendering.log import RenderLog, RenderRecord
 from identity_lock.safety import index
-from identity_lock.safety.forget import UnknownPerson, forget, the_people
+from identity_lock.safety.forget import UnknownPerson, forget, people_in, the_people
 from identity_lock.safety.index import Person
 
 GRACE = Person(index.person_id(["ab" * 8]), "Grace", "She agreed to these pictures in May.", ("ab" * 8,))
@@ -191,6 +191,28 @@ def test_files_that_were_moved_are_found_by_what_they_say(tmp_path):
     done = forget(the(GRACE), [kept])
     assert ("picture", moved[0]) in done.removed and hers in done.gone
     assert not moved[0].exists() and moved[1].exists() and [line["file"] for line in lines(moved[2])] == ["ada.png"]
+
+
+def test_a_lora_that_was_moved_is_found_by_its_header(tmp_path):
+    import torch
+
+    from identity_lock.engines.lora_file import DOWN, UP, LoraWeights, write_lora
+
+    tensors = {f"x{DOWN}": torch.zeros(2, 4), f"x{UP}": torch.zeros(4, 2)}
+    metadata = {"format": "identity-lock-lora/1", "identity": GRACE.name, "identity_id": GRACE.id}
+    path = write_lora(LoraWeights("grace", tensors, metadata), tmp_path / "lora.safetensors")
+    (tmp_path / "archive").mkdir()
+    moved = path.rename(tmp_path / "archive" / "kept.safetensors")
+    assert forget(the(GRACE), [tmp_path / "archive"]).removed == (("lora", moved),) and not moved.exists()
+
+
+@pytest.mark.parametrize("told", ["\ud800", "../../x", 5, ["a"], "A" * 16])
+def test_what_is_no_id_is_nobodys(tmp_path, told):
+    """A file of a stranger may say anything."""
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("identity_lock", json.dumps({"identity_id": told, "models": {"lora": {"identity_id": told}}}))
+    Image.fromarray(PICTURE).save(tmp_path / "a.png", pnginfo=info)
+    assert people_in(tmp_path / "a.png") == set()
 
 
 def test_pictures_of_other_nodes_are_found_by_the_photo_in_their_graph(tmp_path):
