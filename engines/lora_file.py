@@ -84,7 +84,8 @@ def write_lora(lora: LoraWeights, path: Path, *, keep: bool = False) -> Path:
     """Written under a temporary name and renamed: a reader never sees half a file. keep: raise NameTaken rather than
     write over a file. Raises OutputError."""
     content = safetensors_bytes(lora.tensors, lora.metadata)
-    index.made(lora.metadata.get("identity_id", ""), "lora", path)
+    person = lora.metadata.get("identity_id", "")
+    index.made(person if index.is_id(person) else "", "lora", path)
     with replacing(path, keep=keep) as temporary:
         temporary.write_bytes(content)
     return path

@@ -96,7 +96,8 @@ class RenderRecord:
     @property
     def others(self) -> set[str]:
         """The ids of those besides the identity whom the picture may show: a LoRA was trained on them."""
-        return {model["identity_id"] for model in self.models.values() if "identity_id" in model} - {self.identity_id}
+        told = {model.get("identity_id") for model in self.models.values()}
+        return {one for one in told if one is not None and index.is_id(one)} - {self.identity_id}
 
 
 _OF_A_RUN = ("made", "seconds")

@@ -13,6 +13,7 @@ from ..engines.lora_file import LoraWeights
 from ..engines.memory import RanOut, attempt
 from ..engines.protocol import Engine, SampleRequest
 from ..errors import RenderError
+from ..safety import index
 from ..safety.prompt import require_renderable
 from .log import Meters
 
@@ -114,7 +115,7 @@ def models_used(engine: Engine, lora: LoraWeights | None, **others: Engine) -> d
     models = {role: {"name": e.card.name, "sha256": e.card.sha256} for role, e in {"base": engine, **others}.items()}
     if lora is not None:
         models["lora"] = {"name": lora.name, "sha256": lora.sha256}
-        if lora.metadata.get("identity_id"):
+        if index.is_id(lora.metadata.get("identity_id")):
             models["lora"]["identity_id"] = lora.metadata["identity_id"]
     return models
 

@@ -76,7 +76,7 @@ class Forgotten:
 def the_people(wanted: str, *, every: bool = False) -> list[Entry]:
     """Who is meant: an identity file, an id, or a name. every: all of that name. Raises UnknownPerson."""
     path = Path(wanted)
-    if path.is_file():
+    if os.path.isfile(path):
         told = described(path).get("id")
         if not told:
             raise UnknownPerson(f"{path} is no identity file, or is damaged; give the person's name or id instead.")
