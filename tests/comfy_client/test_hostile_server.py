@@ -6,6 +6,7 @@ import json
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from identity_lock.comfy_client.outcome import read_outcome
 from identity_lock.comfy_client.server import ServerFile
 from identity_lock.errors import OutputError
 from identity_lock.safety.files import resolve_inside
+from identity_lock.safety.provenance import RECORD_KEY, write_png
 from identity_lock.tests.fuzz import hostile_server
 
 GRAPH = Graph("graph.json", hostile_server.GRAPH)
@@ -72,6 +74,17 @@ def test_a_name_with_folders_is_taken_without_them(tmp_path):
     told = talk(tmp_path, history=outputs("../../../x.png", "/etc/y.png"))
     assert told[-1]["files"] == [f"{told[-1]['job']}/x.png", f"{told[-1]['job']}/y.png"]
     assert not (tmp_path.parent / "x.png").exists()
+
+
+@pytest.mark.parametrize("told", ["../../x", "\ud800", 5, ["a"]])
+def test_a_picture_that_says_it_is_nobodys_is_fetched_all_the_same(tmp_path, told):
+    """Whose it is decides where the index notes it, and no index is called that."""
+    write_png(np.zeros((8, 8, 3), np.uint8), tmp_path / "a.png", None, composite=False,
+              text={RECORD_KEY: json.dumps({"identity_id": told})})  # fmt: skip
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").unlink()
+    said = talk(tmp_path, history=outputs("a.png"), **{"view.bin": content})
+    assert said[-1]["event"] == "done" and len(list((tmp_path / "out").rglob("*.png"))) == 1
 
 
 def test_an_answer_above_the_limit_is_not_read_to_its_end(tmp_path, monkeypatch):

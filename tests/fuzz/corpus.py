@@ -132,17 +132,19 @@ def photos() -> list[Case]:
     return [Case.single(name, content) for name, content in found.items()]
 
 
+_MODELS = {"models": {"base": {"name": "tiny", "sha256": "ab" * 32}}}
+
+
 def record(*, seed: int = 5, **changes: Any) -> RenderRecord:
     return RenderRecord(
         kind="three_pass",
         seed=seed,
         passes={"anchor": {"prompt": "photo of a woman", "cfg": 5.8, "steps": 24}},
-        models={"base": {"name": "tiny", "sha256": "ab" * 32}},
         identity="Grace",
         identity_id=PERSON,
         consent=CONSENT,
         fingerprint=SEARCH,
-        **(outcome(Drift(0.15, None, "sface"), None) | changes),
+        **(outcome(Drift(0.15, None, "sface"), None) | _MODELS | changes),
     )
 
 

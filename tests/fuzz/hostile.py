@@ -220,6 +220,12 @@ def _tensors() -> Iterator[tuple[str, str, Prepare]]:
     yield "checkpoint file", "a first layer without axes", _content("c.safetensors", safetensors(flat, bytes(2)))
 
 
+def _with_metadata(file: bytes, metadata: dict[str, str]) -> bytes:
+    end = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:end]) | {"__metadata__": metadata}
+    return _header_bytes(json.dumps(header).encode()) + file[end:]
+
+
 def _holes(file: str, size: int, folder: Path) -> Path:
     """True to its header, and next to nothing on the disk."""
     half = size // 2
@@ -500,6 +506,15 @@ def _servers() -> Iterator[tuple[str, str, Prepare]]:
     yield "server", "odd messages", hostile_server.script(ws=odd).write
     yield "server", "a message nested deeply", hostile_server.script(ws=DEEP).write
     yield "server", "a message of 30 MiB", hostile_server.script(ws=b" " * (30 << 20)).write
+
+    for person in (corpus.PERSON, "../../x", "\ud800", "x" * 5000, 5, None, [], {"a": 1}):
+        told = {"identity_id": person, "models": {"lora": {"identity_id": person}, "base": person}}
+        body = b"identity_lock\0\0\0\0\0" + json.dumps(told).encode()
+        answers = hostile_server.script(**{"view.bin": _with_text(b"iTXt", body)}).write
+        yield "server", f"a picture of the person {str(person)[:20]!r}", answers
+        lora = corpus.loras()[0].files["l.safetensors"]
+        named = _with_metadata(lora, {"format": "identity-lock-lora/1", "identity_id": json.dumps(person)})
+        yield "lora", f"trained on the person {str(person)[:20]!r}", _content("l.safetensors", named)
 
     def folder_is_a_link(folder: Path) -> Path:
         path = hostile_server.script().write(folder)

@@ -19,11 +19,12 @@ from identity_lock.doctor import _header_fault
 from identity_lock.engines.checkpoints import inspect_checkpoint
 from identity_lock.engines.demo_base import load_demo_base
 from identity_lock.engines.diffusers import open_checkpoint
-from identity_lock.engines.lora_file import read_lora
+from identity_lock.engines.lora_file import read_lora, write_lora
 from identity_lock.identity.identity import load_identity
 from identity_lock.identity.photo import read_photo
 from identity_lock.identity.recognisers import arcface
 from identity_lock.rendering.log import RenderLog
+from identity_lock.rendering.passes import models_used
 from identity_lock.rendering.search import SearchReport, SeedResult, _Journal
 from identity_lock.safety import c2pa_signing, index
 from identity_lock.safety.forget import carried, forget, people_in
@@ -76,6 +77,9 @@ def identity(path: Path, folder: Path) -> None:
 def lora(path: Path, folder: Path) -> None:
     weights = read_lora(path)
     assert len(weights.sha256) == 64
+    record = corpus.record(models=models_used(corpus.engine(), weights))
+    RenderLog(folder / "renders").write_next(corpus.PICTURE, "portrait", record)
+    write_lora(weights, folder / "again.safetensors")
     engine = corpus.engine()
     engine.sample(request(engine, seeds=(1,), steps=1, cfg=1.0, lora=weights))
 
