@@ -162,29 +162,25 @@ def check_name(name: str) -> None:
     resolve_inside(output("training"), name, SUFFIX)
 
 
-def _claimed(
-    folder: Path, name: str, same: Callable[[Path], bool], write: Callable[[Path], Any]
-) -> tuple[Path, bool]:
-    """The path that `free_path` finds, and whether `write` has put a file there: it raises NameTaken where there is one
-    already, so that of two processes that find the same name free one gets it, and the other looks on."""
-    while True:
-        path = free_path(folder, name, same)
-        if path.is_file():
-            return path, False
-        make_folder(path.parent)
-        with suppress(NameTaken):
-            write(path)
-            return path, True
+def _claimed(folder: Path, name: str, same: Callable[[Path], bool], write: Callable[[Path], Any]) -> tuple[Path, bool]:
+    """`name` inside the folder, or with _2, _3, ... after it: the first that is free, or whose file is the `same`; and
+    whether `write` has put the file there.
 
-
-def free_path(folder: Path, name: str, same: Callable[[Path], bool]) -> Path:
-    """`name` inside the folder, or with _2, _3, ... after it: the first that is free, or whose file is the `same`."""
+    `write` raises NameTaken where there is a file already, and it alone decides who gets a name that several processes
+    find free: a look at the disk may be out of date by the next line.
+    """
     wanted = resolve_inside(folder, name, SUFFIX)
-    path, number = wanted, 2
-    while path.exists() and not same(path):
-        path = wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
+    make_folder(wanted.parent)
+    path, number = wanted, 1
+    while True:
+        if not path.exists():
+            with suppress(NameTaken):
+                write(path)
+                return path, True
+        if same(path):
+            return path, False
         number += 1
-    return path
+        path = wanted.with_name(f"{wanted.stem}_{number}{wanted.suffix}")
 
 
 # ---- what runs leave behind ----------------------------------------------------------------------------------------

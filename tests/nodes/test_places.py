@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from identity_lock.engines.lora_file import LoraWeights, read_lora
+from identity_lock.engines.lora_file import LoraWeights, read_lora, write_lora
 from identity_lock.errors import OutputError
 from identity_lock.identity import build_identity, load_identity, read_photo
 from identity_lock.nodes import places
@@ -40,6 +41,21 @@ def test_a_file_that_is_no_lora_is_left_alone(tmp_path):
 def test_a_subfolder_is_part_of_the_listed_name(tmp_path):
     name = places.lora_into(tmp_path, lora(1.0), "people/anna")
     assert (tmp_path / name).is_file() and name.replace("\\", "/") == "people/anna.safetensors"
+
+
+def test_a_name_that_goes_to_another_process_after_it_was_found_free_is_not_taken_for_ours(tmp_path, monkeypatch):
+    exists, wanted = Path.exists, tmp_path / "anna.safetensors"
+
+    def free_until_looked_at(path: Path, **options: bool) -> bool:
+        found = exists(path, **options)
+        if path == wanted and not found:
+            write_lora(lora(2.0), path)
+        return found
+
+    monkeypatch.setattr(Path, "exists", free_until_looked_at)
+    assert places.lora_into(tmp_path, lora(1.0), "anna") == "anna_2.safetensors"
+    assert read_lora(wanted).sha256 == lora(2.0).sha256
+    assert read_lora(tmp_path / "anna_2.safetensors").sha256 == lora(1.0).sha256
 
 
 @pytest.mark.parametrize("name", ["", "../anna", "/tmp/anna", "a\0b"])
