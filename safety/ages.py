@@ -27,7 +27,13 @@ _ROMAN = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii", "ix", "x", "xi", "xi
 
 def young_age(text: str) -> str | None:
     """The first age below 18 of a person in a folded, lower-case text, as written."""
-    return next(_young_ages(text), None)
+    return next(_young_ages(_MASKED.sub(_unmasked, text)), None)
+
+
+def _unmasked(word: re.Match[str]) -> str:
+    """The word of an age that has letters struck out ("thr*e", "m*nth"); any other as it is."""
+    written = re.compile(re.sub(r"[*#]+", "[a-z]{1,2}", word[0]))
+    return next(filter(written.fullmatch, _OF_AGES), word[0])
 
 
 def _one_of(words: Iterable[str]) -> str:
@@ -42,6 +48,8 @@ _NUMBER = f"{_START}(?P<age>{_FIGURES}|{_one_of(_WORDS)})"
 _NUMBER_OR_ROMAN = f"{_START}(?P<age>{_FIGURES}|{_one_of(_WORDS + _ROMAN)})"
 _WHOLE = rf"{_START}(?P<age>{_APART}|\d{{1,2}}(?![.,]?\d)|{_one_of(_WORDS[2:])})"
 _TEEN = rf"(?P<age>1[3-7](?![.,]?\d)|{_one_of(_WORDS[13:])})"
+_OF_AGES = [*_WORDS[2:], *_ORDINALS, "year", "years", "month", "months", "week", "weeks", "old", "aged", "birthday"]
+_MASKED = re.compile(r"\b[a-z]+[*#]+[a-z]+\b")
 _HALF = r"(?:[\s-]?(?:and[\s-]a[\s-]half|1/2|ish))?"
 _YEARS = r"(?:years?|yrs?\.?|y|summers|winters)"
 _CLAUSE_ENDS = r"(?=\s?(?:[,.;)|\]\n]|$))"
@@ -49,7 +57,8 @@ _ABOUT = r"(?:(?:to be|like|as if|about|around|roughly|maybe|only|barely|just|be
 _UNITS = "degrees|percent|meter|metre|feet|foot|inch|minute|second|hour|mph|euro|dollar|pound|cm|mm|km|kg|mile|people"
 _NO_MEASURE = rf"(?!\s?(?:°|%|-?(?:{_UNITS}|years of|o'clock)))"
 _NOT_A_SPAN = r"(?!\.?\s?(?:of|exp|experience|ago|later|warranty|in|at|as|on|with)\b)"
-_SIDES = "team|squad|football|soccer|rugby|hockey|cricket|match|league|player|side"
+_SIDES = "team|squad|match|league|players?|side|girls|boys|cup|final|tournament|trials|football|soccer|rugby|hockey"
+_SIDES += "|cricket|netball|basketball|volleyball|tennis|swimm|athletics|lacrosse|handball|gymnast|baseball|judo"
 _OF_ANYTHING = (
     rf"{_NUMBER_OR_ROMAN}{_HALF}[\s-]?{_YEARS}[\s./-]*(?:olds?|o|of age|young)\b",
     rf"{_NUMBER}{_HALF}[\s-]?years?[\s-]?old(?=daughter|son|child|girl|boy|kid|niece|nephew|self|version|sister|brother)",
@@ -62,15 +71,17 @@ _OF_A_PERSON = (
     rf"\b(?:turn|turns|turned|turning) {_WHOLE}{_CLAUSE_ENDS}",
     rf"\b(?:looks?|looking|appears?|seems?|appearing) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bwhen (?:she|he|they|i) (?:was|were|turned) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
+    rf"\bas (?:she|he|they) (?:was|were|looked) (?:at|when|aged|around|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}{_CLAUSE_ENDS}",
-    rf"\b(?:u|under)[\s-]?(?P<age>\d|1[0-7])s?\b[\s-](?:{_SIDES})",
     rf"^[^,;\n]{{3,120}}[,;]\s?(?P<age>\d{{1,2}}|{_one_of(_WORDS[2:])})\s?(?:[,;]|$)",  # "sks woman, seventeen"
     rf"(?<!\d)(?<!ty[\s-])\b(?P<age>\d{{1,2}}(?:st|nd|rd|th)|{_one_of(_ORDINALS)})[\s-]birthday\b",
 )
 _LIMIT = (
-    rf"\b(?:under|below|younger than|not yet) (?:the age of )?(?:1[0-8]|eighteen|{_one_of(_WORDS[10:])})s?\b"
+    rf"\b(?:under|below|younger than|not yet) (?:the age of )?(?:1[0-8]|eighteen|{_one_of(_WORDS[10:])})\b"
     rf"{_NO_MEASURE}{_CLAUSE_ENDS}"
 )
+_AGE_GROUP = rf"\b(?:the (?:under|u)[\s-]|(?:under|u)-)(?:[5-9]|1[0-8]|{_one_of([*_WORDS[5:], 'eighteen'])})'?e?s\b"
+_AGE_CLASS = rf"\b(?:u|under)[\s-]?(?:\d|1[0-8])s?\b[\s-](?:[a-z']+ )?(?:{_SIDES})"
 _BORN = r"\bborn (?:in |on )?(?:[a-z]{3,9} )?(?:\d{1,2},? )?20(?:1[1-9]|[2-9]\d)\b"
 _END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holding", "wearing", "who", "from", "of"])
 
@@ -94,12 +105,13 @@ def _ages() -> _Ages:
         rf"[\s-]?(?:{_one_of(lists['foreign_years'])})\b"
     )
     who = rf"\b(?:{_one_of(lists['people'])})\b"
-    person = rf"{who}[\s,(]*(?:age |aged |at |of |is |was )?{_ABOUT}{_WHOLE}{_CLAUSE_ENDS}"
+    goes_on = r"(?=\s?(?:[,.;)|\]\n]|$|(?:and|but|who|now|today)\b))"
+    person = rf"{who}[\s,(]*(?:age |aged |at |of |is |was )?{_ABOUT}{_WHOLE}{goes_on}"
     of_years = rf"{who} of {_ABOUT}{_WHOLE} (?:years|summers)\b"
     return _Ages(
         tuple(map(re.compile, (*_OF_ANYTHING, elsewhere))),
         tuple(map(re.compile, (*_OF_A_PERSON, person, of_years))),
-        tuple(map(re.compile, (_LIMIT, _BORN))),
+        tuple(map(re.compile, (_LIMIT, _AGE_GROUP, _AGE_CLASS, _BORN))),
         frozenset(lists["things"]),
         frozenset(lists["measures"]),
     )

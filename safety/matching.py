@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from .readings import Token, spacings, struck_out, tokens
-from .rulebook import GAP, Near, Pattern, Rule, rules, vocabulary
+from .rulebook import GAP, Beside, Pattern, Rule, rules, vocabulary
 
 _SHORTEST_COMPOUND = 4
 _SHORTEST_INSIDE = 7
@@ -41,16 +41,20 @@ class _Entry:
 
 @dataclass(frozen=True)
 class _Lexicon:
-    """phrases, harmless, near: by each word that may stand first. joined: terms of letters only, written together.
+    """phrases, harmless, near: by each word that may stand first. unless: by category and word.
+    joined: terms of letters only, written together.
     spelt: words that need a cue, but none when they are spelt letter by letter: who does that hides them.
-    skeletons: those again, each letter once; their repeats tell a stretched word from another one."""
+    skeletons: those again, each letter once; their repeats tell a stretched word from another one.
+    in_phrases: words of phrases, by the same."""
 
     phrases: dict[str, list[_Entry]]
     harmless: dict[str, list[_Entry]]
-    near: dict[str, list[tuple[_Entry, Near]]]
+    near: dict[str, list[tuple[_Entry, Beside]]]
+    unless: dict[tuple[str, str], Beside]
     joined: dict[str, tuple[Rule, str]]
     spelt: dict[str, tuple[Rule, str]]
     skeletons: dict[str, list[str]]
+    in_phrases: dict[str, set[str]]
     by_initial: dict[str, list[str]]
     longest: int
 
@@ -70,7 +74,8 @@ def first_hit(text: str) -> Hit | None:
         if hit is not None:
             return hit
     for token in tokens(struck_out(text)):
-        hidden = _inside(token.forms) if "*" in token.written else None
+        judged = "*" not in token.written or token.written.replace("*", "") in _lexicon().joined  # as a term in pieces
+        hidden = None if judged else _inside(token.forms)
         if hidden is not None:
             return Hit(*hidden, token.written)
     return None
@@ -80,7 +85,8 @@ def first_hit(text: str) -> Hit | None:
 def _lexicon() -> _Lexicon:
     phrases: dict[str, list[_Entry]] = {}
     harmless: dict[str, list[_Entry]] = {}
-    near: dict[str, list[tuple[_Entry, Near]]] = {}
+    near: dict[str, list[tuple[_Entry, Beside]]] = {}
+    unless: dict[tuple[str, str], Beside] = {}
     joined: dict[str, tuple[Rule, str]] = {}
     spelt: dict[str, tuple[Rule, str]] = {}
     for rule in rules():
@@ -94,17 +100,30 @@ def _lexicon() -> _Lexicon:
                 spelt |= {word: (rule, word) for word in pattern.writings() if " " not in word and len(word) > 4}
                 for word in pattern.elements[0].words:
                     near.setdefault(word, []).append((_Entry(pattern, rule), found))
+        for excused in rule.unless:
+            words = frozenset().union(*(pattern.elements[0].words for pattern in excused.words))
+            unless |= {(rule.category, word): excused for word in words}
         for pattern in rule.terms:
             if not any(element.mark for element in pattern.elements):
                 for writing in pattern.writings():
                     joined.setdefault(writing.replace(" ", ""), (rule, writing))
     skeletons: dict[str, list[str]] = {}
     by_initial: dict[str, list[str]] = {}
+    in_phrases: dict[str, set[str]] = {}
+    for word in _words_of(phrases):
+        in_phrases.setdefault(_skeleton(word), set()).add(word)
     for term in joined:
         if " " not in joined[term][1]:
             skeletons.setdefault(_skeleton(term), []).append(term)
         by_initial.setdefault(term[0], []).append(term)
-    return _Lexicon(phrases, harmless, near, joined, spelt, skeletons, by_initial, max(map(len, joined)))
+    return _Lexicon(
+        phrases, harmless, near, unless, joined, spelt, skeletons, in_phrases, by_initial, max(map(len, joined)),
+    )  # fmt: skip
+
+
+def _words_of(entries: dict[str, list[_Entry]]) -> set[str]:
+    patterns = {entry.pattern for found in entries.values() for entry in found}
+    return {word for pattern in patterns for element in pattern.elements for word in element.words}
 
 
 def _index(by_word: dict[str, list[_Entry]], entry: _Entry) -> None:
@@ -135,6 +154,8 @@ def _stretched(forms: frozenset[str]) -> frozenset[str]:
             enough = all(has >= wants for has, wants in zip(runs, needed, strict=True))
             if enough and (len(term) > 3 or max(runs) > 2):
                 found.add(term)
+        if max(_runs(form), default=0) > 2:  # no plain word has a letter three times in a row
+            found |= _lexicon().in_phrases.get(_skeleton(form), set())
     return frozenset(found)
 
 
@@ -154,8 +175,9 @@ def _phrase_hit(words: Sequence[_Word], passed: _Passed) -> Hit | None:
                 if entry.plain and form != word.token.plain:
                     continue
                 places = _match(words, start, entry.pattern)
-                if places is not None and not passed.holds(entry.rule, places):
-                    return _hit(entry.rule, words, places, entry.pattern)
+                if places is None or passed.holds(entry.rule, places) or _excused(words, places, entry, form):
+                    continue
+                return _hit(entry.rule, words, places, entry.pattern)
             for entry, near in lexicon.near.get(form, ()):
                 places = _match(words, start, entry.pattern)
                 if places is not None and _has_cue(words, places, near) and not passed.holds(entry.rule, places):
@@ -182,7 +204,10 @@ def _hit(rule: Rule, words: Sequence[_Word], places: Sequence[int], pattern: Pat
 
 def _match(words: Sequence[_Word], start: int, pattern: Pattern) -> tuple[int, ...] | None:
     """The places of the words that `pattern` names, if it stands at `start`, in one clause."""
-    return _continue(words, start, words[start].token.clause, pattern, 0, ())
+    clause = words[start].token.clause
+    if pattern.begins and start and words[start - 1].token.clause == clause:
+        return None
+    return _continue(words, start, clause, pattern, 0, ())
 
 
 def _continue(
@@ -235,12 +260,18 @@ class _Passed:
         return found
 
 
-def _has_cue(words: Sequence[_Word], places: Sequence[int], near: Near) -> bool:
+def _excused(words: Sequence[_Word], places: Sequence[int], entry: _Entry, form: str) -> bool:
+    excuse = _lexicon().unless.get((entry.rule.category, form)) if len(entry.pattern.elements) == 1 else None
+    return excuse is not None and _has_cue(words, places, excuse, words[places[0]].token.clause)
+
+
+def _has_cue(words: Sequence[_Word], places: Sequence[int], beside: Beside, clause: int | None = None) -> bool:
+    """Whether a cue stands beside these places; clause: it has to be in this one."""
     first, last = places[0], places[-1]
-    for start in range(max(0, first - near.within), min(len(words), last + near.within + 1)):
-        if first <= start <= last:
+    for start in range(max(0, first - beside.within), min(len(words), last + beside.within + 1)):
+        if first <= start <= last or clause not in (None, words[start].token.clause):
             continue
-        for cue in near.cues:
+        for cue in beside.cues:
             if not cue.elements[0].words.isdisjoint(words[start].forms) and _match(words, start, cue):
                 return True
     return False
@@ -308,6 +339,8 @@ def _joined_hit(words: Sequence[_Word], passed: _Passed) -> Hit | None:
     for start in range(len(words)):
         runs: list[str] = [""]
         for end in range(start, len(words)):
+            if _is_ordinary(words[end].token):
+                break
             runs = [run + piece for run in runs[:_WAYS] for piece in words[end].token.joinable]
             runs = [run for run in dict.fromkeys(runs) if len(run) <= lexicon.longest]
             if not runs:

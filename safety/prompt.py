@@ -13,7 +13,7 @@ from functools import lru_cache
 from ..errors import PromptRefused
 from . import ages
 from .matching import first_hit
-from .readings import expansions, fold, unreadable, upright
+from .readings import expansions, figures_as_letters, fold, unreadable, upright
 from .rulebook import Rule, rule, rules
 from .syntax import hidden_content
 
@@ -101,8 +101,9 @@ def _check(text: str) -> tuple[Rule, str, str | None] | None:
     hidden = hidden_content(folded)
     if hidden is not None:
         return hidden[0], hidden[1], None
-    for reading in dict.fromkeys((folded, *texts)):
-        age = ages.young_age(reading.lower())
+    readings = dict.fromkeys(reading.lower() for reading in (folded, *texts))
+    for reading in dict.fromkeys((*readings, *map(figures_as_letters, readings))):
+        age = ages.young_age(reading)
         if age is not None:
             return rule(ages.RULE), "an age below 18", age
     foreign = unreadable(text)

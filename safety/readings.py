@@ -209,6 +209,11 @@ def struck_out(text: str) -> str:
     return re.sub(r"\b([a-zA-Z]{1,3}[_.]|[a-zA-Z]{1,2}-)(?=[a-zA-Z]{2})", lambda found: f"{found[1][:-1]}*", text)
 
 
+def figures_as_letters(text: str) -> str:
+    """A lower-case text in which figures between letters are letters ("f1v3 y34r 0ld" as "five year old")."""
+    return re.sub(r"\b(?=[\d]*[a-z])(?=[a-z]*\d)[a-z\d]+\b", lambda word: _without_figures(word[0])[0], text)
+
+
 @lru_cache(maxsize=4096)
 def _spelt(written: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
     bare = written.strip("'")
@@ -221,7 +226,7 @@ def _spelt(written: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
     spellings |= {s.strip(_SYMBOLS_IN_WORDS) for s in spellings}
     forms: set[str] = set()
     for spelling in spellings:
-        forms.add(spelling)
+        forms |= {spelling, _undoubled(spelling)}
         if re.search(r"[a-z@$!|+€£¢]", spelling) and not _NUMBERED.fullmatch(spelling):
             trimmed = spelling.strip("0123456789")
             forms |= {trimmed, *_without_figures(spelling), *_without_figures(trimmed)}
@@ -230,6 +235,14 @@ def _spelt(written: str) -> tuple[str, frozenset[str], tuple[str, ...]]:
     whole = bare.replace("'", "").strip("*#")
     joinable = dict.fromkeys((*_without_figures(plain), *_without_figures(whole), plain, whole))
     return plain.strip(_SYMBOLS_IN_WORDS), frozenset(forms), tuple(j for j in joinable if j)
+
+
+def _undoubled(spelling: str) -> str:
+    """A word with every letter written as often ("nnuuddee", "ffiigguurree") once; any other as it is: no plain word of
+    three letters does that."""
+    runs = [run[0] for run in re.finditer(r"(.)\1*", spelling)]
+    times = min(map(len, runs), default=1)
+    return "".join(run[: len(run) // times] for run in runs) if len(runs) > 2 and times > 1 else spelling
 
 
 def _without_figures(spelling: str) -> list[str]:

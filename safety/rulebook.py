@@ -4,7 +4,7 @@ A term is one pattern in plain lower case. Its elements are parted by spaces: `w
 that class in `rules/words.toml`; `...`, up to three words of any kind; `..`, up to three that describe, none of which
 joins another thing on ("with", "beside"); a `?` at the end of an element makes it optional.
 Matching is by whole words of one clause, after the text has been normalised by `readings`; where a pattern has a `/`, a
-clause may end ("Bra, Piedmont"), and where it has a `.`, it has to.
+clause may end ("Bra, Piedmont"), and where it has a `.`, it has to; a `.` in front is where one has to begin.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class Element:
 
 @dataclass(frozen=True)
 class Pattern:
-    """text: as it stands in the data."""
+    """text: as it stands in the data. begins: a clause has to begin with it."""
 
     text: str
     elements: tuple[Element, ...]
+    begins: bool = False
 
     def writings(self) -> Iterator[str]:
         """The plain texts of the pattern, one for each word of each element; nothing in place of gaps and options."""
@@ -59,8 +60,8 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Near:
-    """Words that are refused only with one of the cues up to `within` words away, on either side."""
+class Beside:
+    """Words, and cues that decide about them up to `within` words away, on either side."""
 
     words: tuple[Pattern, ...]
     cues: tuple[Pattern, ...]
@@ -69,9 +70,12 @@ class Near:
 
 @dataclass(frozen=True, eq=False)
 class Rule:
-    """reason: what the user is told. foreign: terms that are matched as plain words only, in no other disguise than
-    accents and look-alikes. harmless: uses of the terms that are let pass. lists: what a rule that is more than its
-    terms goes by (`things` that have an age, names of `tags`). refused, allowed: examples, each of them tested."""
+    """reason: what the user is told.
+    foreign: terms that are matched as plain words only, in no other disguise than accents and look-alikes.
+    harmless: uses of the terms that are let pass.
+    near: words that are refused only with a cue. unless: terms of one word that pass with a cue in the same clause.
+    lists: what a rule that is more than its terms goes by (`things` that have an age, names of `tags`).
+    refused, allowed: examples, each of them tested."""
 
     id: str
     category: str
@@ -79,7 +83,8 @@ class Rule:
     terms: tuple[Pattern, ...] = field(repr=False)
     foreign: tuple[Pattern, ...] = field(repr=False)
     harmless: tuple[Pattern, ...] = field(repr=False)
-    near: tuple[Near, ...] = field(repr=False)
+    near: tuple[Beside, ...] = field(repr=False)
+    unless: tuple[Beside, ...] = field(repr=False)
     emoji: tuple[str, ...] = field(repr=False)
     refused: tuple[str, ...] = field(repr=False)
     allowed: tuple[str, ...] = field(repr=False)
@@ -170,14 +175,17 @@ def _rule(category: str, table: dict[str, Any]) -> Rule:
         terms=_patterns(table.get("terms", [])),
         foreign=_patterns(table.get("foreign", [])),
         harmless=_patterns(table.get("harmless", [])),
-        near=tuple(
-            Near(_patterns(near["words"]), _patterns(near["cues"]), near["within"]) for near in table.get("near", [])
-        ),
+        near=_beside(table.get("near", [])),
+        unless=_beside(table.get("unless", [])),
         emoji=tuple(table.get("emoji", [])),
         refused=tuple(table["refused"]),
         allowed=tuple(table["allowed"]),
         lists={name: _entries(entries) for name, entries in table.get("lists", {}).items()},
     )
+
+
+def _beside(tables: list[dict[str, Any]]) -> tuple[Beside, ...]:
+    return tuple(Beside(_patterns(t["words"]), _patterns(t["cues"]), t["within"]) for t in tables)
 
 
 def _entries(lines: list[str]) -> tuple[str, ...]:
@@ -190,7 +198,8 @@ def _patterns(lines: list[str]) -> tuple[Pattern, ...]:
 
 
 def _pattern(text: str) -> Pattern:
-    return Pattern(text, tuple(_element(part) for part in text.split()))
+    bare = text.removeprefix(". ")
+    return Pattern(text, tuple(_element(part) for part in bare.split()), begins=bare != text)
 
 
 def _element(text: str) -> Element:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import chain
 
 from .rulebook import Rule, rule
 
@@ -17,10 +18,12 @@ _CALL = re.compile(r"(?<![\w$@!|])([\w$@!|]{2,24}(?:\s\w{1,20})?)\s{0,3}[:=/]")
 _WILDCARD = re.compile(r"_\s?_\s?[\w*./~ -]{1,80}?_\s?_|\*\*?/[\w*]", re.IGNORECASE)
 _VARIABLE = re.compile(
     r"\$\{|\$\(|\{%|\{\{[^{}\n]{1,120}\}\}|<%|#\{|@\{|(?<![\w$])\$[a-z_][a-z_0-9]{2,40}\b|%\([a-z_]{1,40}\)s|"
-    r"%[a-z_]{2,40}(?:\.[a-z_]{1,40})?%|(?<!\w)@@\w+|(?<!\w)#[a-z_]{3,40}#|~[a-z_]{3,40}~|\bargs\[",
+    r"%[a-z_]{2,40}(?:\.[a-z_]{1,40})?%|\[\s?(?:call|file|get|include|eval)\s[^\]\n]{0,80}[/_][^\]\n]{0,80}\]|"
+    r"\bwith\s?(?:lora|lycoris|embedding)s?\s?\(|(?<!\w)@@\w+|(?<!\w)#[a-z_]{3,40}#|~[a-z_]{3,40}~|\bargs\[",
     re.IGNORECASE,
 )
 _BRACED = re.compile(r"[{\[]\s?([a-z][\w .-]{0,40}?)\s?[}\]]", re.IGNORECASE)
+_LETTERS_APART = re.compile(r"(?<![^\W_])[^\W_](?:[ ._-]{1,3}[^\W_]){2,}(?![^\W_])")
 _SNAKE = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+", re.IGNORECASE)
 
 
@@ -29,7 +32,7 @@ def hidden_content(folded: str) -> tuple[Rule, str] | None:
     found = _ANY_TAG.search(folded) or _WILDCARD.search(folded)
     if found:
         return rule(TAGS), found[0].strip()
-    for call in _CALL.finditer(folded):
+    for call in chain(_CALL.finditer(folded), _CALL.finditer(_closed_up(folded))):
         words = [re.sub(r"[^a-z]", "", word.lower().translate(_LEET)) for word in call[1].split()]
         if not {"".join(words), words[-1]}.isdisjoint(_names(TAGS, "folders" if call[0].endswith("/") else "tags")):
             return rule(TAGS), call[0].strip()
@@ -46,6 +49,11 @@ def hidden_content(folded: str) -> tuple[Rule, str] | None:
     if file:
         return rule(FILES), file[0]
     return None
+
+
+def _closed_up(text: str) -> str:
+    """`text` with single letters in a row written together: "l.o.r.a:" loads what "lora:" does."""
+    return _LETTERS_APART.sub(lambda found: re.sub(r"[ ._-]", "", found[0]), text)
 
 
 @cache

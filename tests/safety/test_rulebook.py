@@ -73,6 +73,31 @@ def test_its_patterns_begin_and_end_with_a_word(rule: Rule) -> None:
         assert all("?" not in part[:-1] for part in pattern.text.split()), pattern.text
 
 
+@by_id
+def test_a_cue_excuses_a_word_in_its_own_clause_and_nowhere_else(rule: Rule) -> None:
+    category = [listed for listed in rules() if listed.category == rule.category]
+    own = {word for listed in category for pattern in listed.terms for word in pattern.writings()}
+    for excused in rule.unless:
+        cue = next(excused.cues[0].writings())
+        for word in (written for pattern in excused.words for written in pattern.writings()):
+            if word not in own:
+                continue  # refused by phrases alone
+            assert check_prompt(f"portrait, the {word} {cue}, light").allowed, (word, cue)
+            assert not check_prompt(f"portrait, the {word}, {cue}, light").allowed, (word, cue)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sks woman as a doll on a shelf", "sks man, cartoon style, printed on a mug", "a cartoon sks man on a poster",
+        "sks woman turned into a barbie in a museum", "sks man as a vampire carved in stone", "a vampire at the museum",
+        "puppet version of sks woman in the workshop", "an anime woman at the festival",
+    ],
+)  # fmt: skip
+def test_a_cue_does_not_excuse_what_is_made_of_the_person(text: str) -> None:
+    assert not check_prompt(text).allowed
+
+
 def test_ids_are_used_once_and_no_term_stands_in_two_rules() -> None:
     assert max(Counter(rule.id for rule in rules()).values()) == 1
     owners: dict[str, set[str]] = {}
