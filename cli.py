@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
         help="print who, what, which models and which drift the picture states, and whether it is signed; exit code 1 "
         "where it has no record, contradicts itself, or its signature is broken",
     )  # fmt: skip
+    verify.add_argument(
+        "--trusted-root", type=Path, metavar="ROOT.pem",
+        help="with --provenance: exit code 1 unless the picture is signed by a certificate that this one issued",
+    )  # fmt: skip
     verify.add_argument("--json", action="store_true", help="the same as JSON")
     verify.add_argument("--models", type=Path, help="folder with face models, searched first")
     verify.set_defaults(run=_verify)
@@ -175,12 +179,14 @@ def _verify(args: argparse.Namespace) -> int:
             "Say what to verify: --provenance for what the picture states of itself, --identity IDENTITY.safetensors "
             "for its drift, or both."
         )
+    if args.trusted_root and not args.provenance:
+        raise IdentityLockError("--trusted-root judges a signature: add --provenance.")
     told: dict[str, Any] = {}
     sound = True
     if args.provenance:
         from .safety.statement import read_statement
 
-        told["provenance"] = statement = read_statement(args.image)
+        told["provenance"] = statement = read_statement(args.image, args.trusted_root)
         sound = statement.sound
     if args.identity:
         from .verify import verify

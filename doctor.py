@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from .errors import IdentityLockError
+from .errors import IdentityLockError, OutputError
 from .identity.background import available_models
 from .identity.recognisers import RecogniserInfo, available, default_pair
 from .identity.recognisers.store import YUNET, Folders, require
+from .safety import index
+from .safety.c2pa_signing import CERTIFICATE_VARIABLE, signer_from_environment
+from .safety.c2pa_signing import available as c2pa_available
 from .safety.offline import quiet_onnxruntime
 from .safety.tensors import read_header
 from .safety.untrusted import FileRefused
@@ -92,6 +96,8 @@ def examine(models_dir: Folders = None) -> Report:
             *_faces(models_dir),
             *_backgrounds(models_dir),
             *_demo_base(),
+            *_index(),
+            *_signing(),
             Finding("ok", "Network", "not needed; nothing is ever fetched, and models are read from local files only"),
         )
     )
@@ -268,6 +274,43 @@ def _demo_base() -> Iterator[Finding]:
         return
     second = "with its second look" if look.is_file() else "without its second look, so two-pass renders are left out"
     yield Finding("ok", "Demo base", f"{base.stat().st_size / 1e6:.0f} MB, {second}")
+
+
+# ---- what is kept and stated -----------------------------------------------------------------------------------------
+
+
+def _index() -> Iterator[Finding]:
+    """Nothing is made where the index cannot be written, so that all of it can be found again."""
+    folder = index.folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        yield Finding(
+            "broken", "Index", f"{folder} cannot be written, and nothing is made that `forget` could not find",
+            f"set {index.HOME_VARIABLE} to a folder that you may write",
+        )  # fmt: skip
+        return
+    people = index.people()
+    files = sum(len(person.made) for person in people)
+    yield Finding("ok", "Index", f"{len(people)} people, {files} entries, {folder}; `identity-lock forget` goes by it")
+    damaged = [line for person in people for line in person.damaged]
+    if damaged:
+        yield Finding(
+            "warning", "Index", f"damaged: {', '.join(damaged)}",
+            "what these lines named has to be looked for by hand before `forget` can end",
+        )  # fmt: skip
+
+
+def _signing() -> Iterator[Finding]:
+    if not c2pa_available():
+        yield Finding("note", "Signing", "signatures are neither made nor read", "pip install c2pa-python")
+        return
+    try:
+        signer = signer_from_environment()
+    except OutputError as error:
+        yield Finding("warning", "Signing", "the certificate that the environment names cannot be used", str(error))
+        return
+    told = f"off; {CERTIFICATE_VARIABLE} or --sign-certificate turns it on" if signer is None else signer.algorithm
+    yield Finding("ok", "Signing", f"C2PA, {told}")
 
 
 def _header_fault(path: Path) -> str:

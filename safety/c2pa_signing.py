@@ -25,7 +25,7 @@ HOW_TO = "docs/signing.md tells how to make a chain that C2PA takes."
 
 # Nothing may be looked up: no remote manifest, no revocation list, no time stamp server.
 # A thumbnail in the manifest would be ten times its size, and one more copy of a face.
-_SETTINGS = {
+_SETTINGS: dict[str, dict[str, Any]] = {
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
     "builder": {"thumbnail": {"enabled": False}},
 }
@@ -259,8 +259,8 @@ class ManifestState:
     """What a picture's C2PA manifest is worth here.
 
     state: "none", "remote" (the picture names one on the network, which is never fetched), "valid" (the signature fits
-    every byte), "expired" (it does, but its certificate is over) or "broken". trusted: whether the chain leads to a
-    root that the reader trusts; None where nobody judged that. source_type: that the manifest states, as its full
+    every byte), "expired" (it does, but its certificate is over) or "broken". trusted: whether the chain leads to the
+    root that the reader named; None where none was named. source_type: that the manifest states, as its full
     address. problems: the library's words.
     """
 
@@ -272,33 +272,42 @@ class ManifestState:
     problems: tuple[str, ...] = ()
 
 
-def read_manifest(path: str | Path) -> dict[str, Any] | None:
+def read_manifest(path: str | Path, root: str | None = None) -> dict[str, Any] | None:
     """The C2PA manifest store of the picture at `path` as a dictionary, or None where it has none.
 
-    `validation_state` in it says "Valid" where the signature fits the pixels; whose certificate it is, is not judged.
-    Raises PhotoError where it cannot be read, or c2pa-python is missing.
+    `validation_state` in it says "Valid" where the signature fits the pixels, and "Trusted" where it also leads to
+    `root` (PEM); without a root, whose certificate it is, is not judged. Raises PhotoError where it cannot be read, or
+    c2pa-python is missing.
     """
     try:
         with open_regular(path) as stream:
-            return _read_store(stream, str(path))
+            return _read_store(stream, str(path), root)
     except (FileRefused, OSError) as error:
         raise PhotoError(f"{path} cannot be read: {error}. Give the path of a picture.") from error
 
 
-def manifest_state(path: str | Path) -> ManifestState:
-    """The same, judged. Raises PhotoError where c2pa-python is missing; a manifest that cannot be read is broken."""
+def manifest_state(path: str | Path, trusted_root: str | Path | None = None) -> ManifestState:
+    """The same, judged; a manifest that cannot be read is broken. trusted_root: a PEM file with the certificates that
+    the reader trusts, mostly one. Raises PhotoError where c2pa-python is missing, OutputError where it holds none."""
     if not available():
         raise PhotoError(f"Reading C2PA manifests needs {_MISSING}.")
+    root = None if trusted_root is None else _read_root(trusted_root)
     try:
-        return judge_manifest(read_manifest(path))
+        return judge_manifest(read_manifest(path, root), judged=root is not None)
     except RemoteManifestError as error:
         return ManifestState("remote", problems=(str(error),))
     except PhotoError as error:
         return ManifestState("broken", problems=(str(error),))
 
 
-def judge_manifest(store: dict[str, Any] | None) -> ManifestState:
-    """store: as `read_manifest` gives it."""
+def _read_root(path: str | Path) -> str:
+    content = _read_pem(path, "root")
+    _certificates(content, str(path))
+    return content.decode("ascii", "replace")
+
+
+def judge_manifest(store: dict[str, Any] | None, *, judged: bool = False) -> ManifestState:
+    """store: as `read_manifest` gives it. judged: a root was given with it."""
     if store is None:
         return ManifestState("none")
     manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
@@ -311,10 +320,14 @@ def judge_manifest(store: dict[str, Any] | None) -> ManifestState:
         state="valid" if good else "expired" if codes and set(codes) == {_EXPIRED} else "broken",
         signed_by=str(signature.get("common_name") or ""),
         issuer=str(signature.get("issuer") or ""),
-        trusted=True if verdict == "Trusted" else None,
+        trusted=verdict == "Trusted" if judged and good else None,
         source_type=_stated(manifest),
         problems=() if good else tuple(f"{one.get('code')}: {one.get('explanation')}" for one in failures),
     )
+
+
+def _trusting(root: str) -> dict[str, Any]:
+    return {**_SETTINGS, "verify": {**_SETTINGS["verify"], "verify_trust": True}, "trust": {"trust_anchors": root}}
 
 
 def _stated(manifest: dict[str, Any]) -> str | None:
@@ -326,13 +339,13 @@ def _stated(manifest: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_store(stream: Any, name: str) -> dict[str, Any] | None:
+def _read_store(stream: Any, name: str, root: str | None = None) -> dict[str, Any] | None:
     try:
         import c2pa
     except ImportError as error:
         raise PhotoError(f"Reading C2PA manifests needs {_MISSING}.") from error
     try:
-        settings = c2pa.Settings.from_dict(_SETTINGS)
+        settings = c2pa.Settings.from_dict(_SETTINGS if root is None else _trusting(root))
         with c2pa.Context(settings) as context, c2pa.Reader("image/png", stream, context=context) as reader:
             return dict(json.loads(reader.json()))
     except c2pa.C2paError as error:

@@ -100,13 +100,19 @@ class Statement:
         return "not stated" if stated is None else f"{_MEANING.get(stated, 'another kind')} ({stated})"
 
 
-def read_statement(path: str | Path) -> Statement:
-    """Raises PhotoError, in one sentence, for a file that cannot be read, has no record, or half of one."""
+def read_statement(path: str | Path, trusted_root: str | Path | None = None) -> Statement:
+    """trusted_root: a PEM file; a picture that is not signed under it then has a problem.
+
+    Raises PhotoError, in one sentence, for a file that cannot be read, has no record, or half of one, and OutputError
+    for a root that is no certificate.
+    """
     record = _whole_record(path)
     label = read_label(path)
-    manifest = manifest_state(path) if available() else None
-    problems = tuple(_contradictions(record, label.source_type, manifest))
-    return Statement(Path(path).name, record, label, manifest, problems)
+    manifest = manifest_state(path, trusted_root) if available() or trusted_root is not None else None
+    problems = [*_contradictions(record, label.source_type, manifest)]
+    if trusted_root is not None and manifest is not None:
+        problems += _distrust(manifest, trusted_root)
+    return Statement(Path(path).name, record, label, manifest, tuple(problems))
 
 
 def _whole_record(path: str | Path) -> dict[str, Any]:
@@ -174,6 +180,16 @@ def _contradictions(
         yield f"The C2PA manifest states the source type {_short(manifest.source_type)}, and the picture another one."
 
 
+def _distrust(manifest: ManifestState, root: str | Path) -> Iterable[str]:
+    if manifest.state in ("none", "remote"):
+        yield f"The picture carries no signature, and one that leads to {root} was asked for."
+    elif manifest.trusted is False:
+        yield (
+            f"The certificate of the signature, {manifest.signed_by or 'which names nobody'}, does not lead to {root}: "
+            "somebody else signed."
+        )
+
+
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +233,11 @@ def _signature(manifest: ManifestState | None) -> str:
         return "not looked at: the picture names a C2PA manifest on the network, and nothing is fetched from there"
     by = f"{manifest.signed_by or 'nobody named'} (issued by {manifest.issuer or 'nobody named'})"
     if manifest.state == "valid":
-        judged = "a root that is trusted here" if manifest.trusted else "whose certificate that is was not judged"
+        judged = {
+            True: "its certificate leads to the root that you trust",
+            False: "its certificate does not lead to the root that you trust",
+            None: "whose certificate that is was not judged (--trusted-root)",
+        }[manifest.trusted]
         return f"valid, C2PA: nothing was changed since {by} signed it; {judged}"
     return f"{manifest.state}, C2PA: it names {by}"
 

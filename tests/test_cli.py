@@ -354,6 +354,24 @@ def test_doctor_on_a_sound_machine(capsys):
     assert told.rstrip().endswith("The embedded pipeline can run.")
 
 
+def test_doctor_tells_of_the_index_and_of_signing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("IDENTITY_LOCK_HOME", str(tmp_path))
+    monkeypatch.delenv("IDENTITY_LOCK_SIGN_CERTIFICATE", raising=False)
+    index.introduce(index.Person("0" * 16, "Robin", CONSENT, ("1" * 16,)))
+    index.made("0" * 16, "render", tmp_path / "a.png")
+    assert cli.main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert f"Index: 1 people, 1 entries, {tmp_path / 'made'}" in told and "Signing: C2PA, off" in told
+    with open(index.index_file("0" * 16), "a") as file:
+        file.write("no json\n")
+    monkeypatch.setenv("IDENTITY_LOCK_SIGN_CERTIFICATE", str(tmp_path / "chain.pem"))
+    told = doctor.examine().text()
+    assert "WARNING  Index: damaged: line 3" in told and "IDENTITY_LOCK_SIGN_KEY is not set" in told
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("IDENTITY_LOCK_HOME", str(tmp_path / "file"))
+    assert not doctor.examine().healthy
+
+
 def test_doctor_without_recognisers(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "package_folder", lambda package: None)
     monkeypatch.setattr(store, "home_folder", lambda: tmp_path / "home")

@@ -22,11 +22,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from PIL import Image
 
+from identity_lock import cli
 from identity_lock.errors import OutputError, PhotoError
+from identity_lock.identity.drift import Drift
+from identity_lock.rendering.log import RenderLog, RenderRecord, outcome
 from identity_lock.safety import c2pa_signing, provenance
 from identity_lock.safety.c2pa_signing import Signer, manifest_state, read_manifest, read_signer
 from identity_lock.safety.offline import no_network
 
+MEASURED = outcome(Drift(0.1, object(), "sface"), None)  # type: ignore[arg-type]
+RECORD = RenderRecord("three_pass", 7, {}, {}, "Robin", "", "Robin agreed to these pictures.", **MEASURED)
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "signing.md"
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -36,7 +41,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the commands in the documentation leave."""
     if shutil.which("openssl") is None:
         pytest.skip("the openssl command, which the documentation uses, is not installed")
-    folder = tmp_path_factory.mktemp("signer")
+    return documented(tmp_path_factory.mktemp("made") / "signer")
+
+
+def documented(folder: Path) -> Path:
+    folder.mkdir()
     (commands,) = re.findall(r"^```sh\n(.*?)^```", DOCS.read_text(), re.DOTALL | re.MULTILINE)
     subprocess.run(["sh", "-e", "-c", commands], cwd=folder, check=True, capture_output=True)
     return folder
@@ -82,6 +91,30 @@ def test_a_signed_picture_keeps_its_pixels_and_record_and_states_its_source(tmp_
     assert (state.state, state.source_type, state.problems) == ("valid", source_type, ())
     assert (state.signed_by, state.issuer, state.trusted) == ("My archive pictures", "My archive", None)
     assert [one.name for one in tmp_path.iterdir()] == ["my portrait.png"]
+
+
+def test_a_root_that_is_named_is_judged(tmp_path, folder, signer, capsys):
+    """By the command: the root that issued the certificate, another of the same names, and a picture without any."""
+    other = documented(tmp_path / "other")
+    picture = RenderLog(tmp_path / "signed", signer=signer).write(PIXELS, "picture", RECORD)
+    unsigned = RenderLog(tmp_path / "unsigned").write(PIXELS, "picture", RECORD)
+
+    def verified(path: Path, root: Path) -> tuple[int, str]:
+        code = cli.main(["verify", str(path), "--provenance", "--trusted-root", str(root)])
+        captured = capsys.readouterr()
+        return code, " ".join((captured.out + captured.err).split())
+
+    with no_network():
+        code, told = verified(picture, folder / "root.pem")
+        assert code == 0 and "its certificate leads to the root that you trust" in told
+        code, told = verified(picture, other / "root.pem")
+        assert code == 1 and "somebody else signed" in told and "My archive pictures" in told
+        code, told = verified(unsigned, folder / "root.pem")
+        assert code == 1 and "carries no signature" in told
+        code, told = verified(picture, folder / "root.key")
+        assert code == 1 and "root.key holds no certificate that can be read" in told
+    assert cli.main(["verify", str(picture), "--identity", "x", "--trusted-root", str(folder / "root.pem")]) == 1
+    assert "add --provenance" in capsys.readouterr().err
 
 
 def test_the_library_itself_reads_it_back_without_our_settings(tmp_path, signer):

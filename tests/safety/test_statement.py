@@ -269,14 +269,14 @@ def test_what_a_hostile_record_holds_cannot_draw_on_the_terminal(tmp_path, capsy
 
 def with_state(monkeypatch: pytest.MonkeyPatch, state: statement.ManifestState) -> None:
     """The real states are made in test_c2pa_signing.py; here is only what is said of each."""
-    monkeypatch.setattr(statement, "manifest_state", lambda path: state)
+    monkeypatch.setattr(statement, "manifest_state", lambda path, root=None: state)
 
 
 @pytest.mark.parametrize(
     ("state", "code", "words"),
     [
         (("valid", "Archive", "Root", None, GENERATED), 0, "nothing was changed since Archive (issued by Root) signed"),
-        (("valid", "Archive", "Root", True, GENERATED), 0, "a root that is trusted here"),
+        (("valid", "Archive", "Root", True, GENERATED), 0, "leads to the root that you trust"),
         (("valid", "Archive", "Root", None, COMPOSITE), 1, "manifest states the source type compositeWith"),
         (("expired", "Archive", "Root", None, GENERATED), 1, "has expired"),
         (("broken", "Archive", "Root", None, GENERATED), 1, "the file was changed or cut after it was signed"),
