@@ -71,6 +71,7 @@ _OF_A_PERSON = (
     rf"\b(?:turn|turns|turned|turning) {_WHOLE}{_CLAUSE_ENDS}",
     rf"\b(?:looks?|looking|appears?|seems?|appearing) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bwhen (?:she|he|they|i) (?:was|were|turned) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
+    rf"\b(?:like|as if|as though) (?:she|he|they|i|we) (?:was|were|is|am) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
     rf"\bas (?:she|he|they) (?:was|were|looked) (?:at|when|aged|around|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}{_CLAUSE_ENDS}",
     rf"^[^,;\n]{{3,120}}[,;]\s?(?P<age>\d{{1,2}}|{_one_of(_WORDS[2:])})\s?(?:[,;]|$)",  # "sks woman, seventeen"
@@ -83,6 +84,7 @@ _LIMIT = (
 _AGE_GROUP = rf"\b(?:the (?:under|u)[\s-]|(?:under|u)-)(?:[5-9]|1[0-8]|{_one_of([*_WORDS[5:], 'eighteen'])})'?e?s\b"
 _AGE_CLASS = rf"\b(?:u|under)[\s-]?(?:\d|1[0-8])s?\b[\s-](?:[a-z']+ )?(?:{_SIDES})"
 _BORN = r"\bborn (?:in |on )?(?:[a-z]{3,9} )?(?:\d{1,2},? )?20(?:1[1-9]|[2-9]\d)\b"
+_BETWEEN = frozenset(["that", "which", "is", "was", "are", "were", "now", "over", "nearly", "almost", "about"])
 _END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holding", "wearing", "who", "from", "of"])
 
 
@@ -154,6 +156,8 @@ def _of_a_thing(text: str, age: re.Match[str]) -> bool:
     before = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-_LOOKED_AT:]
     if before[-1:] == ["of"] and before[-2:-1] and before[-2] in _ages().measures:  # "a dram of 16-year-old Lagavulin"
         return True
+    while before and before[-1] in _BETWEEN:  # "a bonsai that is 16 years old"
+        before.pop()
     aged = age[0].startswith("age") or " of age" in age[0]
     return any(word in things for word in (before if aged else before[-1:]))
 
