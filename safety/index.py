@@ -7,6 +7,7 @@ before there is an identity to file them under: they stand in `made/photo-<finge
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -130,7 +131,9 @@ def _append(key: str, line: dict[str, Any]) -> None:
             # A line that a kill cut short is closed first, so that it spoils no other.
             size = os.fstat(descriptor).st_size
             torn = size > 0 and _last_byte(descriptor, size) != b"\n"
-            os.write(descriptor, (b"\n" if torn else b"") + text.encode("utf-8", "surrogatepass") + b"\n")
+            data = (b"\n" if torn else b"") + text.encode("utf-8", "surrogatepass") + b"\n"
+            if os.write(descriptor, data) != len(data):  # the disk was full half way
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -81,6 +81,24 @@ def test_a_file_cannot_be_made_where_the_index_cannot_be_kept(tmp_path, monkeypa
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_line_of_the_index_that_fits_only_in_part_is_no_line(tmp_path):
+    """A process may write no file longer than this: the system writes what fits, and says how much that was."""
+    resource = pytest.importorskip("resource", reason="limits of a process are POSIX's")
+    index.made(GRACE.id, "render", tmp_path / "first.png")
+    size = index.index_file(GRACE.id).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        with pytest.raises(OutputError, match="free some space"):
+            index.made(GRACE.id, "render", tmp_path / "second.png")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert index.index_file(GRACE.id).stat().st_size == size + 10
+    index.made(GRACE.id, "render", tmp_path / "second.png")
+    (entry,) = the_people(GRACE.id)
+    assert [made.path.name for made in entry.made] == ["first.png", "second.png"] and len(entry.damaged) == 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
 def test_the_index_is_readable_by_its_owner_alone(a_home):
     assert (a_home / "made").stat().st_mode & 0o077 == 0
