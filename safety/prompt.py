@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 from ..errors import PromptRefused
 from . import ages
 from .matching import first_hit
-from .readings import expansions, figures_as_letters, fold, unreadable, upright
+from .readings import expansions, fold, numbers_spelt, unreadable, upright
 from .rulebook import Rule, rule, rules
 from .syntax import hidden_content
 
@@ -101,8 +102,8 @@ def _check(text: str) -> tuple[Rule, str, str | None] | None:
     hidden = hidden_content(folded)
     if hidden is not None:
         return hidden[0], hidden[1], None
-    readings = dict.fromkeys(reading.lower() for reading in (folded, *texts))
-    for reading in dict.fromkeys((*readings, *map(figures_as_letters, readings))):
+    numbers = chain.from_iterable(numbers_spelt(reading.lower()) for reading in (folded, *texts))
+    for reading in dict.fromkeys(numbers):
         age = ages.young_age(reading)
         if age is not None:
             return rule(ages.RULE), "an age below 18", age

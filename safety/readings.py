@@ -43,6 +43,7 @@ _LEET = str.maketrans("034578926@$+€£¢", "oeastbgzbastelc")
 _I_OR_L = "1!|"
 _SYMBOLS_IN_WORDS = "@$!|+€£¢*#"
 _NUMBERED = re.compile(r"[a-z]{1,2}\d{3,}|\d{2,}[a-z]{1,2}")  # a model or a measure ("f3900", "105mm"), no word
+_APART = re.compile(r"(?<![^\W_])[^\W_](?:[ ._-]{1,3}[^\W_]){3,}(?![^\W_])")
 _CHUNK = re.compile(r"[a-z0-9@$!|+€£¢*#']+")
 # A full stop after a short word may end an abbreviation ("Mr. Dick") or part letters ("n. u. d. e").
 _ENDS_CLAUSE = re.compile(r"[,;?]\s")
@@ -209,9 +210,16 @@ def struck_out(text: str) -> str:
     return re.sub(r"\b([a-zA-Z]{1,3}[_.]|[a-zA-Z]{1,2}-)(?=[a-zA-Z]{2})", lambda found: f"{found[1][:-1]}*", text)
 
 
-def figures_as_letters(text: str) -> str:
-    """A lower-case text in which figures between letters are letters ("f1v3 y34r 0ld" as "five year old")."""
-    return re.sub(r"\b(?=[\d]*[a-z])(?=[a-z]*\d)[a-z\d]+\b", lambda word: _without_figures(word[0])[0], text)
+def letters_together(text: str) -> str:
+    """A text in which single letters and figures in a row are one word ("l.o.r.a:" as "lora:")."""
+    return _APART.sub(lambda found: re.sub(r"[ ._-]", "", found[0]), text)
+
+
+def numbers_spelt(text: str) -> list[str]:
+    """What a lower-case text may say of numbers: as it is, with figures in words as letters ("f1v3" as "five"), and with
+    single letters and figures together ("1 2 y e a r" as "12year")."""
+    words = re.sub(r"\b(?=\d*[a-z])(?=[a-z]*\d)[a-z\d]+\b", lambda word: _without_figures(word[0])[0], text)
+    return [text, words, re.sub(r"(?<=[a-z])(?=\d)", " ", letters_together(text))]
 
 
 @lru_cache(maxsize=4096)

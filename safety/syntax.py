@@ -6,6 +6,7 @@ import re
 from functools import cache
 from itertools import chain
 
+from .readings import letters_together
 from .rulebook import Rule, rule
 
 TAGS, PLACEHOLDERS, FILES = "hidden.tags", "hidden.placeholders", "hidden.files"
@@ -23,7 +24,6 @@ _VARIABLE = re.compile(
     re.IGNORECASE,
 )
 _BRACED = re.compile(r"[{\[]\s?([a-z][\w .-]{0,40}?)\s?[}\]]", re.IGNORECASE)
-_LETTERS_APART = re.compile(r"(?<![^\W_])[^\W_](?:[ ._-]{1,3}[^\W_]){2,}(?![^\W_])")
 _SNAKE = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)+", re.IGNORECASE)
 
 
@@ -32,7 +32,7 @@ def hidden_content(folded: str) -> tuple[Rule, str] | None:
     found = _ANY_TAG.search(folded) or _WILDCARD.search(folded)
     if found:
         return rule(TAGS), found[0].strip()
-    for call in chain(_CALL.finditer(folded), _CALL.finditer(_closed_up(folded))):
+    for call in chain(_CALL.finditer(folded), _CALL.finditer(letters_together(folded))):
         words = [re.sub(r"[^a-z]", "", word.lower().translate(_LEET)) for word in call[1].split()]
         if not {"".join(words), words[-1]}.isdisjoint(_names(TAGS, "folders" if call[0].endswith("/") else "tags")):
             return rule(TAGS), call[0].strip()
@@ -49,11 +49,6 @@ def hidden_content(folded: str) -> tuple[Rule, str] | None:
     if file:
         return rule(FILES), file[0]
     return None
-
-
-def _closed_up(text: str) -> str:
-    """`text` with single letters in a row written together: "l.o.r.a:" loads what "lora:" does."""
-    return _LETTERS_APART.sub(lambda found: re.sub(r"[ ._-]", "", found[0]), text)
 
 
 @cache
