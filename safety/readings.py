@@ -216,8 +216,8 @@ def letters_together(text: str) -> str:
 
 
 def numbers_spelt(text: str) -> list[str]:
-    """What a lower-case text may say of numbers: as it is, with figures in words as letters ("f1v3" as "five"), and with
-    single letters and figures together ("1 2 y e a r" as "12year")."""
+    """What a lower-case text may say of numbers: as it is, with figures in words as letters ("f1v3" as "five"), and
+    with single letters and figures together ("1 2 y e a r" as "12year")."""
     words = re.sub(r"\b(?=\d*[a-z])(?=[a-z]*\d)[a-z\d]+\b", lambda word: _without_figures(word[0])[0], text)
     return [text, words, re.sub(r"(?<=[a-z])(?=\d)", " ", letters_together(text))]
 
