@@ -75,8 +75,8 @@ _OF_A_PERSON = (
     rf"\bas (?:she|he|they) (?:was|were|looked) (?:at|when|aged|around|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}{_CLAUSE_ENDS}",
     rf"^[^,;\n]{{3,120}}[,;]\s?(?P<age>\d{{1,2}}|{_one_of(_WORDS[2:])})\s?(?:[,;]|$)",  # "sks woman, seventeen"
-    rf"(?<!\d)(?<!ty[\s-])\b(?P<age>\d{{1,2}}(?:st|nd|rd|th)|{_one_of(_ORDINALS)})[\s-]birthday\b",
 )
+_BIRTHDAY = rf"(?<!\d)(?<!ty[\s-])\b(?P<age>\d{{1,2}}(?:st|nd|rd|th)|{_one_of(_ORDINALS)})[\s-]birthday\b"
 _LIMIT = (
     rf"\b(?:under|below|younger than|not yet) (?:the age of )?(?:1[0-8]|eighteen|{_one_of(_WORDS[10:])})\b"
     rf"{_NO_MEASURE}{_CLAUSE_ENDS}"
@@ -90,10 +90,12 @@ _END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holdin
 
 @dataclass(frozen=True)
 class _Ages:
-    """of_anything: of a person, unless a thing is named beside the age. plain: no number to compare."""
+    """of_anything: of a person, unless a thing is named beside the age. birthday: unless it is a thing's.
+    plain: no number to compare."""
 
     of_anything: tuple[re.Pattern[str], ...]
     of_a_person: tuple[re.Pattern[str], ...]
+    birthday: re.Pattern[str]
     plain: tuple[re.Pattern[str], ...]
     things: frozenset[str]
     measures: frozenset[str]
@@ -113,6 +115,7 @@ def _ages() -> _Ages:
     return _Ages(
         tuple(map(re.compile, (*_OF_ANYTHING, elsewhere))),
         tuple(map(re.compile, (*_OF_A_PERSON, person, of_years))),
+        re.compile(_BIRTHDAY),
         tuple(map(re.compile, (_LIMIT, _AGE_GROUP, _AGE_CLASS, _BORN))),
         frozenset(lists["things"]),
         frozenset(lists["measures"]),
@@ -129,6 +132,10 @@ def _young_ages(text: str) -> Iterator[str]:
         for match in pattern.finditer(text):
             if _years(match["age"]) < _OF_AGE:
                 yield match[0].strip()
+    for match in ages.birthday.finditer(text):
+        whose = _words(text[max(0, match.start() - _LOOKED_BACK) : match.start()])[-1:]
+        if _years(match["age"]) < _OF_AGE and ages.things.isdisjoint(whose):  # not "the company's 10th birthday"
+            yield match[0].strip()
     for pattern in ages.plain:
         for match in pattern.finditer(text):
             yield match[0].strip()
