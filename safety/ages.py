@@ -65,15 +65,18 @@ _OF_ANYTHING = (
     rf"{_NUMBER}{_HALF}[\s-]?(?:yo|yos|y\.o)\b",
     rf"{_NUMBER}[\s-]?yrs\b{_NOT_A_SPAN}",
     rf"\b(?:aged?|ages|age of|age is)\b[\s:=]*{_ABOUT}{_NUMBER}\b(?!\s?groups?\b)",
-    rf"{_START}(?P<age>\d{{1,2}}|an?|{_one_of(_WORDS)})[\s-]?(?:day|week|month)s?[\s-]?old\b",
+    rf"{_START}(?P<age>\d{{1,2}}|an?|{_one_of(_WORDS)}|)[\s-]?(?:second|minute|hour|day|week|month)s?[\s-]?old\b",
 )
 _OF_A_PERSON = (
     rf"\b(?:turn|turns|turned|turning) {_WHOLE}{_CLAUSE_ENDS}",
     rf"\b(?:looks?|looking|appears?|seems?|appearing) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bwhen (?:she|he|they|i) (?:was|were|turned) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
     rf"\b(?:like|as if|as though) (?:she|he|they|i|we) (?:was|were|is|am) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
-    rf"\bas (?:she|he|they) (?:was|were|looked) (?:at|when|aged|around|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
-    rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}{_CLAUSE_ENDS}",
+    rf"\b(?:as|the way|how) (?:she|he|they) (?:was|were|looked) (?:at|when|aged|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
+    rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}(?: again)?{_CLAUSE_ENDS}",
+    rf"\b(?:myself|herself|himself|themselves) (?:at|aged|when) {_WHOLE}(?: again)?{_CLAUSE_ENDS}",
+    rf"{_WHOLE} going on (?:\d{{1,2}}|{_one_of([*_WORDS[3:], 'eighteen'])})\b",
+    rf"(?<!ty)(?P<age>1[0-7]|{_one_of(_WORDS[2:])})years?old",  # in words run together
     rf"^[^,;\n]{{3,120}}[,;]\s?(?P<age>\d{{1,2}}|{_one_of(_WORDS[2:])})\s?(?:[,;]|$)",  # "sks woman, seventeen"
 )
 _BIRTHDAY = rf"(?<!\d)(?<!ty[\s-])\b(?P<age>\d{{1,2}}(?:st|nd|rd|th)|{_one_of(_ORDINALS)})[\s-]birthday\b"
@@ -82,7 +85,9 @@ _LIMIT = (
     rf"{_NO_MEASURE}{_CLAUSE_ENDS}"
 )
 _AGE_GROUP = rf"\b(?:the (?:under|u)[\s-]|(?:under|u)-)(?:[5-9]|1[0-8]|{_one_of([*_WORDS[5:], 'eighteen'])})'?e?s\b"
+_LOW = f"(?:[2-9]|1[0-8]|{_one_of([*_WORDS[2:], 'eighteen'])})"
 _AGE_CLASS = rf"\b(?:u|under)[\s-]?(?:\d|1[0-8])s?\b[\s-](?:[a-z']+ )?(?:{_SIDES})"
+_NOBODY_OVER = rf"\b(?:none|nobody|no one)(?: of (?:them|whom))? (?:over|older than|above) {_LOW}\b"
 _BORN = r"\bborn (?:in |on )?(?:[a-z]{3,9} )?(?:\d{1,2},? )?20(?:1[1-9]|[2-9]\d)\b"
 _BETWEEN = frozenset(["that", "which", "is", "was", "are", "were", "now", "over", "nearly", "almost", "about"])
 _END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holding", "wearing", "who", "from", "of"])
@@ -116,7 +121,7 @@ def _ages() -> _Ages:
         tuple(map(re.compile, (*_OF_ANYTHING, elsewhere))),
         tuple(map(re.compile, (*_OF_A_PERSON, person, of_years))),
         re.compile(_BIRTHDAY),
-        tuple(map(re.compile, (_LIMIT, _AGE_GROUP, _AGE_CLASS, _BORN))),
+        tuple(map(re.compile, (_LIMIT, _AGE_GROUP, _AGE_CLASS, _NOBODY_OVER, _BORN))),
         frozenset(lists["things"]),
         frozenset(lists["measures"]),
     )
@@ -155,8 +160,8 @@ def _of_a_thing(text: str, age: re.Match[str]) -> bool:
     """Whether a thing is named right after the age, up to a word that ends its noun, or right before it."""
     things = _ages().things
     after = _words(re.split(r"[,;\n]", text[age.end() : age.end() + _LOOKED_BACK])[0])[:_LOOKED_AT]
-    for word in after:
-        if word in things:
+    for last, word in zip(["", *after], after, strict=False):
+        if word in things or f"{last} {word}" in things:
             return True
         if word in _END_OF_NOUN:
             break

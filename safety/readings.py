@@ -212,14 +212,18 @@ def struck_out(text: str) -> str:
 
 def letters_together(text: str) -> str:
     """A text in which single letters and figures in a row are one word ("l.o.r.a:" as "lora:")."""
-    return _APART.sub(lambda found: re.sub(r"[ ._-]", "", found[0]), text)
+    return _APART.sub(_together, text)
+
+
+def _together(letters: re.Match[str]) -> str:
+    return re.sub(r"[ ._-]", "", letters[0])
 
 
 def numbers_spelt(text: str) -> list[str]:
     """What a lower-case text may say of numbers: as it is, with figures in words as letters ("f1v3" as "five"), and
-    with single letters and figures together ("1 2 y e a r" as "12year")."""
+    with single letters and figures together, figures first ("a 1 2 y e a r" as "a 12year")."""
     words = re.sub(r"\b(?=\d*[a-z])(?=[a-z]*\d)[a-z\d]+\b", lambda word: _without_figures(word[0])[0], text)
-    return [text, words, re.sub(r"(?<=[a-z])(?=\d)", " ", letters_together(text))]
+    return [text, words, _APART.sub(lambda found: re.sub(r"(?<=[a-z])(?=\d)", " ", _together(found)), text)]
 
 
 @lru_cache(maxsize=4096)
