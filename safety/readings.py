@@ -139,7 +139,8 @@ def expansions(text: str) -> list[str] | None:
         choices = _choices(source)
         if choices is None:
             return None
-        for choice in [*choices, source]:
+        apart = re.sub(r"[{(\[][^{}()\[\]]*\|[^{}()\[\]]*[)\]}]", lambda group: group[0].replace("|", " | "), source)
+        for choice in [*choices, apart]:
             for brackets in ("", " "):
                 found[re.sub(r"[(){}\[\]<>]", brackets, choice)] = None
     return list(found)
