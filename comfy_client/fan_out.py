@@ -92,7 +92,8 @@ def read_list(graph: Graph, target: Target, source: str) -> list[Any]:
         raise UsageRefused(f'{where}: "{source}" holds no value.')
     if len(texts) > MAX_JOBS:
         raise _too_many(len(texts))
-    return [typed(graph, target, text, "--each") for text in texts]
+    values = {text: typed(graph, target, text, "--each") for text in dict.fromkeys(texts)}  # each picture is read once
+    return [values[text] for text in texts]
 
 
 def _too_many(count: int) -> UsageRefused:
