@@ -16,7 +16,7 @@ from .identity.background import available_models
 from .identity.recognisers import RecogniserInfo, available, default_pair
 from .identity.recognisers.store import YUNET, Folders, require
 from .safety import index
-from .safety.c2pa_signing import CERTIFICATE_VARIABLE, signer_from_environment
+from .safety.c2pa_signing import CERTIFICATE_VARIABLE, KEY_VARIABLE, signer_from_environment
 from .safety.c2pa_signing import available as c2pa_available
 from .safety.offline import quiet_onnxruntime
 from .safety.tensors import read_header
@@ -282,8 +282,11 @@ def _demo_base() -> Iterator[Finding]:
 def _index() -> Iterator[Finding]:
     """Nothing is made where the index cannot be written, so that all of it can be found again."""
     folder = index.folder()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+    try:
+        writable = _writable(folder)
+    except OSError:  # not even the right to look
+        writable = False
+    if not writable:
         yield Finding(
             "broken", "Index", f"{folder} cannot be written, and nothing is made that `forget` could not find",
             f"set {index.HOME_VARIABLE} to a folder that you may write",
@@ -300,9 +303,17 @@ def _index() -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def _writable(folder: Path) -> bool:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    files = folder.glob("*.jsonl")
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) and all(os.access(f, os.W_OK) for f in files)
+
+
 def _signing() -> Iterator[Finding]:
+    asked = os.environ.get(CERTIFICATE_VARIABLE) or os.environ.get(KEY_VARIABLE)
     if not c2pa_available():
-        yield Finding("note", "Signing", "signatures are neither made nor read", "pip install c2pa-python")
+        told = "asked for by the environment, and no picture can be written" if asked else "neither made nor read"
+        yield Finding("warning" if asked else "note", "Signing", told, "pip install c2pa-python")
         return
     try:
         signer = signer_from_environment()

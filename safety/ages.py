@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from .rulebook import rule
+from .rulebook import rule, vocabulary
 
 RULE = "minors.age"
 _OF_AGE = 18
@@ -65,13 +65,14 @@ _OF_ANYTHING = (
     rf"{_NUMBER}{_HALF}[\s-]?(?:yo|yos|y\.o)\b",
     rf"{_NUMBER}[\s-]?yrs\b{_NOT_A_SPAN}",
     rf"\b(?:aged?|ages|age of|age is)\b[\s:=]*{_ABOUT}{_NUMBER}\b(?!\s?groups?\b)",
-    rf"{_START}(?P<age>\d{{1,2}}|an?|{_one_of(_WORDS)}|)[\s-]?(?:second|minute|hour|day|week|month)s?[\s-]?old\b",
+    rf"{_START}(?P<age>\d{{1,2}}|an?|{_one_of(_WORDS)})[\s-]?(?:minute|hour|day|week|month)s?[\s-]?old\b",
+    r"\b(?P<age>)(?:minutes|hours|days|weeks|months)[\s-]old\b",
 )
 _OF_A_PERSON = (
     rf"\b(?:turn|turns|turned|turning) {_WHOLE}{_CLAUSE_ENDS}",
     rf"\b(?:looks?|looking|appears?|seems?|appearing) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bwhen (?:she|he|they|i) (?:was|were|turned) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
-    rf"\b(?:like|as if|as though) (?:she|he|they|i|we) (?:was|were|is|am) {_ABOUT}{_WHOLE}\b{_NO_MEASURE}",
+    rf"\b(?:like|as if|as though) (?:she|he|they|i|we) (?:was|were|is|am) {_ABOUT}{_WHOLE}(?: again)?{_CLAUSE_ENDS}",
     rf"\b(?:as|the way|how) (?:she|he|they) (?:was|were|looked) (?:at|when|aged|about) {_ABOUT}{_WHOLE}{_CLAUSE_ENDS}",
     rf"\bat (?:the )?(?:tender |young )?(?:age (?:of )?)?{_TEEN}(?: again)?{_CLAUSE_ENDS}",
     rf"\b(?:myself|herself|himself|themselves) (?:at|aged|when) {_WHOLE}(?: again)?{_CLAUSE_ENDS}",
@@ -87,7 +88,7 @@ _LIMIT = (
 _AGE_GROUP = rf"\b(?:the (?:under|u)[\s-]|(?:under|u)-)(?:[5-9]|1[0-8]|{_one_of([*_WORDS[5:], 'eighteen'])})'?e?s\b"
 _LOW = f"(?:[2-9]|1[0-8]|{_one_of([*_WORDS[2:], 'eighteen'])})"
 _AGE_CLASS = rf"\b(?:u|under)[\s-]?(?:\d|1[0-8])s?\b[\s-](?:[a-z']+ )?(?:{_SIDES})"
-_NOBODY_OVER = rf"\b(?:none|nobody|no one)(?: of (?:them|whom))? (?:over|older than|above) {_LOW}\b"
+_NOBODY_OVER = rf"\b(?:none|nobody|no one)(?: of (?:them|whom))? (?:over|older than|above) {_LOW}{_CLAUSE_ENDS}"
 _BORN = r"\bborn (?:in |on )?(?:[a-z]{3,9} )?(?:\d{1,2},? )?20(?:1[1-9]|[2-9]\d)\b"
 _BETWEEN = frozenset(["that", "which", "is", "was", "are", "were", "now", "over", "nearly", "almost", "about"])
 _END_OF_NOUN = frozenset(["with", "in", "on", "at", "and", "by", "near", "holding", "wearing", "who", "from", "of"])
@@ -102,6 +103,7 @@ class _Ages:
     of_a_person: tuple[re.Pattern[str], ...]
     birthday: re.Pattern[str]
     plain: tuple[re.Pattern[str], ...]
+    people: frozenset[str]
     things: frozenset[str]
     measures: frozenset[str]
 
@@ -122,6 +124,7 @@ def _ages() -> _Ages:
         tuple(map(re.compile, (*_OF_A_PERSON, person, of_years))),
         re.compile(_BIRTHDAY),
         tuple(map(re.compile, (_LIMIT, _AGE_GROUP, _AGE_CLASS, _NOBODY_OVER, _BORN))),
+        frozenset(lists["people"]) | vocabulary().classes["who"],
         frozenset(lists["things"]),
         frozenset(lists["measures"]),
     )
@@ -160,7 +163,12 @@ def _of_a_thing(text: str, age: re.Match[str]) -> bool:
     """Whether a thing is named right after the age, up to a word that ends its noun, or right before it."""
     things = _ages().things
     after = _words(re.split(r"[,;\n]", text[age.end() : age.end() + _LOOKED_BACK])[0])[:_LOOKED_AT]
+    nearest = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-1:]
+    if not _ages().people.isdisjoint(nearest):
+        return False
     for last, word in zip(["", *after], after, strict=False):
+        if word in _ages().people:
+            return False
         if word in things or f"{last} {word}" in things:
             return True
         if word in _END_OF_NOUN:

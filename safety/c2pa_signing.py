@@ -34,7 +34,7 @@ ALGORITHM_VARIABLE = "IDENTITY_LOCK_SIGN_ALGORITHM"
 
 _MISSING = "the optional package c2pa-python, which is not installed here: pip install c2pa-python"
 _BY_CURVE = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-_EXPIRED = "signingCredential.expired"
+_EXPIRED, _UNTRUSTED = "signingCredential.expired", "signingCredential.untrusted"
 
 
 def available() -> bool:
@@ -105,7 +105,7 @@ def read_signer(certificate: str | Path, key: str | Path, algorithm: str | None 
         raise OutputError(f"Signing needs {_MISSING}.")
     if algorithm is not None and algorithm not in ALGORITHMS:
         raise OutputError(f"The signing algorithm {algorithm!r} is unknown. Choose one of {', '.join(ALGORITHMS)}.")
-    chain, private_key = _read_pem(certificate, "certificate"), _read_pem(key, "private key")
+    chain, private_key = _read_pem(certificate, "signing certificate"), _read_pem(key, "signing private key")
     _check_chain(chain, str(certificate))
     fitting = _check_key(private_key, str(key), chain, str(certificate))
     signer = Signer(chain, private_key, algorithm or fitting)
@@ -241,9 +241,9 @@ def _read_pem(path: str | Path, what: str) -> bytes:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise OutputError(f"The signing {what} {path} cannot be read: {error.strerror or error}.") from error
+        raise OutputError(f"The {what} {path} cannot be read: {error.strerror or error}.") from error
     if b"-----BEGIN " not in content:
-        raise OutputError(f"The signing {what} {path} is not in PEM format.")
+        raise OutputError(f"The {what} {path} is not in PEM format.")
     return content
 
 
@@ -301,8 +301,13 @@ def manifest_state(path: str | Path, trusted_root: str | Path | None = None) -> 
 
 
 def _read_root(path: str | Path) -> str:
-    content = _read_pem(path, "root")
-    _certificates(content, str(path))
+    content = _read_pem(path, "root certificate")
+    try:
+        _certificates(content, str(path))
+    except OutputError as error:
+        raise OutputError(
+            f"The root certificate {path} cannot be read as one; give the .pem file of a root."
+        ) from error
     return content.decode("ascii", "replace")
 
 
@@ -313,11 +318,12 @@ def judge_manifest(store: dict[str, Any] | None, *, judged: bool = False) -> Man
     manifest = store.get("manifests", {}).get(store.get("active_manifest"), {})
     signature = manifest.get("signature_info") or {}
     failures = store.get("validation_status") or []
-    codes = [str(failure.get("code")) for failure in failures]
+    codes = {str(failure.get("code")) for failure in failures}
+    expired = _EXPIRED in codes and codes <= {_EXPIRED, _UNTRUSTED}  # no root trusts one that is over
     verdict = str(store.get("validation_state"))
     good = verdict in ("Valid", "Trusted")
     return ManifestState(
-        state="valid" if good else "expired" if codes and set(codes) == {_EXPIRED} else "broken",
+        state="valid" if good else "expired" if expired else "broken",
         signed_by=str(signature.get("common_name") or ""),
         issuer=str(signature.get("issuer") or ""),
         trusted=verdict == "Trusted" if judged and good else None,

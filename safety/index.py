@@ -76,9 +76,12 @@ def person_id(photos: Sequence[str]) -> str:
 
 
 def home() -> Path:
-    """This user's own folder: $IDENTITY_LOCK_HOME, else ~/.identity-lock."""
-    named = os.environ.get(HOME_VARIABLE, "")
-    return Path(named).expanduser() if named else Path.home() / ".identity-lock"
+    """This user's own folder: $IDENTITY_LOCK_HOME, else ~/.identity-lock. Raises OutputError where "~" is nobody's."""
+    named = os.environ.get(HOME_VARIABLE, "") or "~/.identity-lock"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise OutputError(f"{named} is in nobody's home folder ({error}); set {HOME_VARIABLE} to a folder.") from error
 
 
 def folder() -> Path:

@@ -37,15 +37,17 @@ class _Entry:
     rule: Rule
     plain: bool = False
     """Only as a plain word, in no disguise."""
+    of_thing: bool = False
+    """Not right behind a person."""
 
 
 @dataclass(frozen=True)
 class _Lexicon:
-    """phrases, harmless, near: by each word that may stand first. unless: by category and word.
+    """phrases, harmless, near: by each word that may stand first. unless: by category and term.
     joined: terms of letters only, written together.
     spelt: words that need a cue, but none when they are spelt letter by letter: who does that hides them.
     skeletons: those again, each letter once; their repeats tell a stretched word from another one.
-    in_phrases: words of phrases, by the same."""
+    in_phrases: words of phrases, by the same. beginnings: of what may stand in pieces, from one letter on."""
 
     phrases: dict[str, list[_Entry]]
     harmless: dict[str, list[_Entry]]
@@ -56,6 +58,7 @@ class _Lexicon:
     skeletons: dict[str, list[str]]
     in_phrases: dict[str, set[str]]
     by_initial: dict[str, list[str]]
+    beginnings: frozenset[str]
     longest: int
 
 
@@ -95,14 +98,15 @@ def _lexicon() -> _Lexicon:
             _index(phrases, entry)
         for pattern in rule.harmless:
             _index(harmless, _Entry(pattern, rule))
+        for pattern in rule.of_things:
+            _index(harmless, _Entry(pattern, rule, of_thing=True))
         for found in rule.near:
             for pattern in found.words:
                 spelt |= {word: (rule, word) for word in pattern.writings() if " " not in word and len(word) > 4}
                 for word in pattern.elements[0].words:
                     near.setdefault(word, []).append((_Entry(pattern, rule), found))
         for excused in rule.unless:
-            words = frozenset().union(*(pattern.elements[0].words for pattern in excused.words))
-            unless |= {(rule.category, word): excused for word in words}
+            unless |= {(rule.category, term): excused for pattern in excused.words for term in pattern.writings()}
         for pattern in rule.terms:
             if not any(element.mark for element in pattern.elements):
                 for writing in pattern.writings():
@@ -116,8 +120,10 @@ def _lexicon() -> _Lexicon:
         if " " not in joined[term][1]:
             skeletons.setdefault(_skeleton(term), []).append(term)
         by_initial.setdefault(term[0], []).append(term)
+    beginnings = frozenset(term[:end] for term in (*joined, *spelt) for end in range(1, len(term) + 1))
     return _Lexicon(
-        phrases, harmless, near, unless, joined, spelt, skeletons, in_phrases, by_initial, max(map(len, joined)),
+        phrases, harmless, near, unless, joined, spelt, skeletons, in_phrases, by_initial, beginnings,
+        max(map(len, joined)),
     )  # fmt: skip
 
 
@@ -256,13 +262,25 @@ class _Passed:
         for start, word in enumerate(self._words):
             for form in word.forms:
                 for entry in _lexicon().harmless.get(form, ()):
+                    if entry.of_thing and _follows_a_person(self._words, start):
+                        continue
                     found.setdefault(entry.rule.category, set()).update(_match(self._words, start, entry.pattern) or ())
         return found
 
 
 def _excused(words: Sequence[_Word], places: Sequence[int], entry: _Entry, form: str) -> bool:
-    excuse = _lexicon().unless.get((entry.rule.category, form)) if len(entry.pattern.elements) == 1 else None
-    return excuse is not None and _has_cue(words, places, excuse, words[places[0]].token.clause)
+    """Whether a term that a table of its category lets pass stands beside one of its cues, and not behind a person."""
+    term = form if len(places) == 1 else " ".join(words[place].token.plain for place in places)
+    excuse = _lexicon().unless.get((entry.rule.category, term))
+    if excuse is None or len(entry.pattern.elements) > len(places) or _follows_a_person(words, places[0]):
+        return False
+    return _has_cue(words, places, excuse, words[places[0]].token.clause)
+
+
+def _follows_a_person(words: Sequence[_Word], start: int) -> bool:
+    if not start or words[start - 1].token.clause != words[start].token.clause:
+        return False
+    return words[start - 1].token.plain in vocabulary().classes["who"]
 
 
 def _has_cue(words: Sequence[_Word], places: Sequence[int], beside: Beside, clause: int | None = None) -> bool:
@@ -342,7 +360,7 @@ def _joined_hit(words: Sequence[_Word], passed: _Passed) -> Hit | None:
             if _is_ordinary(words[end].token):
                 break
             runs = [run + piece for run in runs[:_WAYS] for piece in words[end].token.joinable]
-            runs = [run for run in dict.fromkeys(runs) if len(run) <= lexicon.longest]
+            runs = [run for run in dict.fromkeys(runs) if run in lexicon.beginnings]
             if not runs:
                 break
             if end == start:

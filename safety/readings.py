@@ -139,7 +139,7 @@ def expansions(text: str) -> list[str] | None:
         choices = _choices(source)
         if choices is None:
             return None
-        apart = re.sub(r"[{(\[][^{}()\[\]]*\|[^{}()\[\]]*[)\]}]", lambda group: group[0].replace("|", " | "), source)
+        apart = re.sub(r"[{(\[][^{}()\[\]|]*\|[^{}()\[\]]*[)\]}]", lambda group: group[0].replace("|", " | "), source)
         for choice in [*choices, apart]:
             for brackets in ("", " "):
                 found[re.sub(r"[(){}\[\]<>]", brackets, choice)] = None
@@ -157,7 +157,7 @@ def _choices(text: str) -> list[str] | None:
     while waiting:
         current = waiting.pop()
         # Innermost brackets first, so nesting needs no parser.
-        match = re.search(r"[{(\[]([^{}()\[\]]*\|[^{}()\[\]]*)[)\]}]", current) or re.search(
+        match = re.search(r"[{(\[]([^{}()\[\]|]*\|[^{}()\[\]]*)[)\]}]", current) or re.search(
             r"\[([^{}()\[\]:]*:[^{}()\[\]:]*)\]", current
         )
         if match is None:

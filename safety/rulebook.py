@@ -72,8 +72,9 @@ class Beside:
 class Rule:
     """reason: what the user is told.
     foreign: terms that are matched as plain words only, in no other disguise than accents and look-alikes.
-    harmless: uses of the terms that are let pass.
-    near: words that are refused only with a cue. unless: terms of one word that pass with a cue in the same clause.
+    harmless: uses of the terms that are let pass. of_things: those that are not, right behind a person ("naked wall").
+    near: words that are refused only with a cue.
+    unless: terms that pass with a cue in the same clause; they count for the whole category, as what is harmless does.
     lists: what a rule that is more than its terms goes by (`things` that have an age, names of `tags`).
     refused, allowed: examples, each of them tested."""
 
@@ -83,6 +84,7 @@ class Rule:
     terms: tuple[Pattern, ...] = field(repr=False)
     foreign: tuple[Pattern, ...] = field(repr=False)
     harmless: tuple[Pattern, ...] = field(repr=False)
+    of_things: tuple[Pattern, ...] = field(repr=False)
     near: tuple[Beside, ...] = field(repr=False)
     unless: tuple[Beside, ...] = field(repr=False)
     emoji: tuple[str, ...] = field(repr=False)
@@ -175,6 +177,7 @@ def _rule(category: str, table: dict[str, Any]) -> Rule:
         terms=_patterns(table.get("terms", [])),
         foreign=_patterns(table.get("foreign", [])),
         harmless=_patterns(table.get("harmless", [])),
+        of_things=_patterns(table.get("of_things", [])),
         near=_beside(table.get("near", [])),
         unless=_beside(table.get("unless", [])),
         emoji=tuple(table.get("emoji", [])),

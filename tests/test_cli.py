@@ -367,9 +367,15 @@ def test_doctor_tells_of_the_index_and_of_signing(capsys, tmp_path, monkeypatch)
     monkeypatch.setenv("IDENTITY_LOCK_SIGN_CERTIFICATE", str(tmp_path / "chain.pem"))
     told = doctor.examine().text()
     assert "WARNING  Index: damaged: line 3" in told and "IDENTITY_LOCK_SIGN_KEY is not set" in told
+    monkeypatch.setattr(doctor, "c2pa_available", lambda: False)
+    assert "WARNING  Signing: asked for by the environment" in doctor.examine().text()
     (tmp_path / "file").touch()
     monkeypatch.setenv("IDENTITY_LOCK_HOME", str(tmp_path / "file"))
-    assert not doctor.examine().healthy
+    report = doctor.examine()
+    assert not report.healthy and "BROKEN   Index" in report.text()
+    monkeypatch.setenv("IDENTITY_LOCK_HOME", "~nobody-of-this-name/made")
+    assert cli.main(["doctor"]) == 1
+    assert "is in nobody's home folder" in capsys.readouterr().err
 
 
 def test_doctor_without_recognisers(capsys, tmp_path, monkeypatch):

@@ -112,7 +112,7 @@ def test_a_root_that_is_named_is_judged(tmp_path, folder, signer, capsys):
         code, told = verified(unsigned, folder / "root.pem")
         assert code == 1 and "carries no signature" in told
         code, told = verified(picture, folder / "root.key")
-        assert code == 1 and "root.key holds no certificate that can be read" in told
+        assert code == 1 and "The root certificate" in told and "give the .pem file of a root" in told
     assert cli.main(["verify", str(picture), "--identity", "x", "--trusted-root", str(folder / "root.pem")]) == 1
     assert "add --provenance" in capsys.readouterr().err
 
@@ -198,6 +198,7 @@ def test_a_certificate_that_expires_afterwards_is_told_from_a_changed_picture(tm
     time.sleep(max(0.0, (now + timedelta(seconds=6) - datetime.now(UTC)).total_seconds()))
     state = manifest_state(path)
     assert state.state == "expired" and "expired" in " ".join(state.problems)
+    assert manifest_state(path, folder / "root.pem").state == "expired"  # whichever root is asked for
 
 
 # ---- what is refused before the work ---------------------------------------------------------------------------------

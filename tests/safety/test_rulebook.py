@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from identity_lock.safety.prompt import MAX_LENGTH, check_prompt
-from identity_lock.safety.rulebook import CATEGORIES, RULES_FOLDER, Pattern, Rule, passing, rules
+from identity_lock.safety.rulebook import CATEGORIES, RULES_FOLDER, Pattern, Rule, passing, rules, vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMMED = {"unreadable.length": ["a" * (MAX_LENGTH + 1), "soft light, " * 1000], "unreadable.type": [["a"], None]}
@@ -64,6 +64,14 @@ def test_each_of_its_harmless_phrases_passes_it(rule: Rule) -> None:
 
 
 @by_id
+def test_what_is_harmless_of_things_is_not_right_behind_a_person(rule: Rule) -> None:
+    for pattern in rule.of_things:
+        for written in pattern.writings():
+            assert check_prompt(f"portrait, {written}, light").rule is not rule, (pattern.text, written)
+            assert not check_prompt(f"portrait of a woman {written}, light").allowed, (pattern.text, written)
+
+
+@by_id
 def test_its_patterns_begin_and_end_with_a_word(rule: Rule) -> None:
     """A gap or an option there would say nothing, or make a pattern of what was meant as its last word."""
     cues = [pattern for near in rule.near for pattern in (*near.words, *near.cues)]
@@ -96,6 +104,14 @@ def test_a_cue_excuses_a_word_in_its_own_clause_and_nowhere_else(rule: Rule) -> 
 )  # fmt: skip
 def test_a_cue_does_not_excuse_what_is_made_of_the_person(text: str) -> None:
     assert not check_prompt(text).allowed
+
+
+def test_nothing_stands_twice_in_one_place_and_no_class_is_unused() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(RULES_FOLDER.glob("*.toml")))
+    for found in re.findall(r"[^\s\",]*\|[^\s\",]*", text):
+        options = found.removesuffix("?").split("|")
+        assert len(options) == len(set(options)), found
+    assert set(vocabulary().classes) <= set(re.findall(r"@(\w+)", text))
 
 
 def test_ids_are_used_once_and_no_term_stands_in_two_rules() -> None:
