@@ -153,7 +153,7 @@ def _choices(text: str) -> list[str] | None:
         text, replaced = re.subn(plain_brackets, r"\1", text)
         if not replaced:
             break
-    waiting = [text]
+    waiting, seen = [text], {text}
     while waiting:
         current = waiting.pop()
         # Innermost brackets first, so nesting needs no parser.
@@ -164,9 +164,13 @@ def _choices(text: str) -> list[str] | None:
             done[current] = None
         else:
             options = re.split(r"[|:]", match[1])
-            waiting.extend(current[: match.start()] + option + current[match.end() :] for option in options)
+            texts = {current[: match.start()] + option + current[match.end() :] for option in options} - seen
+            seen |= texts  # each is gone into once: many ways may lead to one text
+            waiting.extend(texts)
         count = len(done) + len(waiting)
-        if count > MAX_EXPANSIONS or (count > 1 and count * len(text) > MAX_EXPANDED_CHARACTERS):
+        if count > MAX_EXPANSIONS or len(seen) > 2 * MAX_EXPANSIONS:
+            return None
+        if count > 1 and count * len(text) > MAX_EXPANDED_CHARACTERS:
             return None
     return list(done)
 

@@ -40,6 +40,7 @@ from identity_lock.rendering.log import RenderLog, RenderRecord, outcome
 from identity_lock.rendering.search import SeedResult, _Journal
 from identity_lock.safety import c2pa_signing, index
 from identity_lock.safety.provenance import write_png
+from identity_lock.safety.rulebook import rules
 from identity_lock.tests.fixtures import tiny_checkpoint
 from identity_lock.tests.fixtures.tiny_engine import CONSENT, phase, request, tiny_data, tiny_engine, tiny_plan
 from identity_lock.tests.fixtures.tiny_folder import write_folder
@@ -433,6 +434,16 @@ def text_lists() -> list[Case]:
         Case.single("values.txt", b"a library\n\na meadow = green\nna\xc3\xafve\n"),
         Case.single("values.txt", json.dumps(["one", 2, None, {"three": [4]}]).encode()),
     ]
+
+
+@_once
+def prompts() -> list[Case]:
+    texts = [
+        "golden hour field, (rim light:1.2), {red|blue {scarf|hat}}, [fog:sun:0.5] BREAK sks woman, 42 years old",
+        "a dram of 16-year-old whisky, n u d e l i p s, l.o.r.a: x, f1v3 y34r 0ld, thr*e, nnuuddee, __wild/card__",
+        *(text for listed in rules() for text in (*listed.refused[:2], *listed.allowed[:2])),
+    ]
+    return [Case.single("prompt.txt", text.encode()) for text in texts]
 
 
 @_once

@@ -45,7 +45,7 @@ def files() -> Iterator[tuple[str, str, Prepare]]:
     for name, contents in _contents().items():
         for target, file, what, content in contents:
             yield target, f"{name}: {what}", _content(file, content)
-    for target, what, prepare in (*_pictures(), *_tensors(), *_journals(), *_folders(), *_servers()):
+    for target, what, prepare in (*_pictures(), *_tensors(), *_journals(), *_folders(), *_servers(), *_prompts()):
         yield target, what, prepare
 
 
@@ -524,3 +524,21 @@ def _servers() -> Iterator[tuple[str, str, Prepare]]:
         return path
 
     yield "server", "the job's folder is a link to elsewhere", folder_is_a_link
+
+
+# ---- prompts ---------------------------------------------------------------------------------------------------------
+
+
+def _prompts() -> Iterator[tuple[str, str, Prepare]]:
+    """As many readings as a prompt may have, of words that begin much and end nothing."""
+    eight = "{a|b}{c|d}{e|f}{g|h}{i|j}{k|l}{m|n}{o|p}"
+    texts = {
+        "figures apart": eight + "1 2 3 4 /**/ " * 55,
+        "letters apart": eight + "a b c d e f /**/ " * 42,
+        "capitals inside": eight + "nE aB cD wE! /**/ " * 40,
+        "figures apart, at length": eight[:30] + "1 2 3 4 /**/ " * 230,
+        "a bracket that is never closed": "(" + "a|" * 4980 + eight[:20],
+        "strokes": "(" + "|" * 9970 + eight[:20],
+    }
+    for what, text in texts.items():
+        yield "prompt", what, _content("prompt.txt", text.encode())

@@ -20,6 +20,7 @@ from identity_lock.engines.checkpoints import inspect_checkpoint
 from identity_lock.engines.demo_base import load_demo_base
 from identity_lock.engines.diffusers import open_checkpoint
 from identity_lock.engines.lora_file import read_lora, write_lora
+from identity_lock.errors import PromptRefused
 from identity_lock.identity.identity import load_identity
 from identity_lock.identity.photo import read_photo
 from identity_lock.identity.recognisers import arcface
@@ -29,8 +30,10 @@ from identity_lock.rendering.search import SearchReport, SeedResult, _Journal
 from identity_lock.safety import c2pa_signing, index
 from identity_lock.safety.forget import carried, forget, people_in
 from identity_lock.safety.lock import _holder
+from identity_lock.safety.prompt import require_allowed
 from identity_lock.safety.provenance import read_label, read_record, read_source_type
 from identity_lock.safety.statement import read_statement
+from identity_lock.safety.untrusted import FileRefused, read_regular
 from identity_lock.tests.fixtures.tiny_engine import request
 from identity_lock.training.loop import train
 
@@ -171,6 +174,15 @@ def text_list(path: Path, folder: Path) -> None:
                 assert job.label.isascii() and "/" not in job.label and len(job.label) <= 40
 
 
+def prompt(path: Path, folder: Path) -> None:
+    """What a text of strangers says to the guard."""
+    try:
+        text = read_regular(path, 1 << 16).decode("utf-8", "replace")
+    except (FileRefused, OSError, ValueError) as error:
+        raise PromptRefused(f"There is no prompt to read ({error!r}).") from error
+    require_allowed(text)
+
+
 def picture_list(path: Path, folder: Path) -> None:
     read_list(Graph("graph.json", corpus.PHOTO_GRAPH), Input("1", "image"), str(path))
 
@@ -211,6 +223,7 @@ def _all() -> list[Target]:
         Target("workflow", graph, corpus.workflows),
         Target("list of values", text_list, corpus.text_lists),
         Target("list of pictures", picture_list, corpus.picture_lists, reads_anywhere=True),
+        Target("prompt", prompt, corpus.prompts),
         Target("index", made_index, corpus.indexes, reads_anywhere=True),
         Target("owner of a file", owner_of_files, corpus.owned),
         Target("recogniser", recogniser, corpus.recognisers),

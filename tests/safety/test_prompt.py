@@ -271,6 +271,12 @@ def test_no_weight_syntax_gets_a_word_through(word: str, start: int, length: int
     assert not check_prompt(f"a {written} person").allowed, written
 
 
+def test_alternatives_that_lead_to_one_text_are_gone_into_once() -> None:
+    """Two to the power of sixty ways, one text."""
+    assert check_prompt("{red|red} scarf " * 60).allowed
+    assert not check_prompt("{naked|naked} person " * 60).allowed
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text(max_size=80))
 def test_any_text_gets_a_verdict(text: str) -> None:
