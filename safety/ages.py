@@ -52,7 +52,9 @@ _OF_AGES = [*_WORDS[2:], *_ORDINALS, "year", "years", "month", "months", "week",
 _MASKED = re.compile(r"\b[a-z]+[*#]+[a-z]+\b")
 _HALF = r"(?:[\s-]?(?:and[\s-]a[\s-]half|1/2|ish))?"
 _YEARS = r"(?:years?|yrs?\.?|y|summers|winters)"
-_CLAUSE_ENDS = r"(?=\s?(?:[,.;)|\]\n]|$))"
+_ENDS = r"[,.;)|\]\n]|$"
+_CLAUSE_ENDS = rf"(?=\s?(?:{_ENDS}))"
+_ENDS_OR_GOES_ON = rf"(?=\s?(?:{_ENDS}|(?:and|but|who|now|today)\b))"
 _ABOUT = r"(?:(?:to be|like|as if|about|around|roughly|maybe|only|barely|just|between|from|no older than) ?){0,3}"
 _UNITS = "degrees|percent|meter|metre|feet|foot|inch|minute|second|hour|mph|euro|dollar|pound|cm|mm|km|kg|mile|people"
 _NO_MEASURE = rf"(?!\s?(?:°|%|-?(?:{_UNITS}|years of|o'clock)))"
@@ -116,8 +118,7 @@ def _ages() -> _Ages:
         rf"[\s-]?(?:{_one_of(lists['foreign_years'])})\b"
     )
     who = rf"\b(?:{_one_of(lists['people'])})\b"
-    goes_on = r"(?=\s?(?:[,.;)|\]\n]|$|(?:and|but|who|now|today)\b))"
-    person = rf"{who}[\s,(]*(?:age |aged |at |of |is |was )?{_ABOUT}{_WHOLE}{goes_on}"
+    person = rf"{who}[\s,(]*(?:age |aged |at |of |is |was )?{_ABOUT}{_WHOLE}{_ENDS_OR_GOES_ON}"
     of_years = rf"{who} of {_ABOUT}{_WHOLE} (?:years|summers)\b"
     return _Ages(
         tuple(map(re.compile, (*_OF_ANYTHING, elsewhere))),
@@ -161,19 +162,18 @@ def _years(age: str) -> float:
 
 def _of_a_thing(text: str, age: re.Match[str]) -> bool:
     """Whether a thing is named right after the age, up to a word that ends its noun, or right before it."""
-    things = _ages().things
+    people, things = _ages().people, _ages().things
     after = _words(re.split(r"[,;\n]", text[age.end() : age.end() + _LOOKED_BACK])[0])[:_LOOKED_AT]
-    nearest = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-1:]
-    if not _ages().people.isdisjoint(nearest):
+    before = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-_LOOKED_AT:]
+    if not people.isdisjoint(before[-1:]):
         return False
     for last, word in zip(["", *after], after, strict=False):
-        if word in _ages().people:
+        if word in people:
             return False
         if word in things or f"{last} {word}" in things:
             return True
         if word in _END_OF_NOUN:
             break
-    before = _words(re.split(r"[,;\n]", text[max(0, age.start() - _LOOKED_BACK) : age.start()])[-1])[-_LOOKED_AT:]
     if before[-1:] == ["of"] and before[-2:-1] and before[-2] in _ages().measures:  # "a dram of 16-year-old Lagavulin"
         return True
     while before and before[-1] in _BETWEEN:  # "a bonsai that is 16 years old"

@@ -50,6 +50,8 @@ _ENDS_CLAUSE = re.compile(r"[,;?]\s")
 _SHORTEST_LAST_WORD = 4
 
 
+_ALTERNATIVES = re.compile(r"[{(\[]([^{}()\[\]|]*\|[^{}()\[\]]*)[)\]}]")
+_SCHEDULE = re.compile(r"\[([^{}()\[\]:]*:[^{}()\[\]:]*)\]")
 _ESCAPE = re.compile(
     r"%([46][1-9A-F]|[57][0-9A])|\\(?:u\{?0{0,6}|U0{0,6}|x)([46][1-9A-F]|[57][0-9A])\}?", re.IGNORECASE
 )
@@ -139,7 +141,7 @@ def expansions(text: str) -> list[str] | None:
         choices = _choices(source)
         if choices is None:
             return None
-        apart = re.sub(r"[{(\[][^{}()\[\]|]*\|[^{}()\[\]]*[)\]}]", lambda group: group[0].replace("|", " | "), source)
+        apart = _ALTERNATIVES.sub(lambda group: group[0].replace("|", " | "), source)
         for choice in [*choices, apart]:
             for brackets in ("", " "):
                 found[re.sub(r"[(){}\[\]<>]", brackets, choice)] = None
@@ -157,9 +159,7 @@ def _choices(text: str) -> list[str] | None:
     while waiting:
         current = waiting.pop()
         # Innermost brackets first, so nesting needs no parser.
-        match = re.search(r"[{(\[]([^{}()\[\]|]*\|[^{}()\[\]]*)[)\]}]", current) or re.search(
-            r"\[([^{}()\[\]:]*:[^{}()\[\]:]*)\]", current
-        )
+        match = _ALTERNATIVES.search(current) or _SCHEDULE.search(current)
         if match is None:
             done[current] = None
         else:
